@@ -1,0 +1,1 @@
+"""Says, with error bars, whether a stochastic differential equation is a valid model of an optimizer."""

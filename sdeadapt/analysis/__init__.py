@@ -1,0 +1,1 @@
+"""Laws and statistics of the source texts."""

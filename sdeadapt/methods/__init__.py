@@ -1,0 +1,1 @@
+"""Optimizers: iteration, rescaling and SDE side by side, one file each."""

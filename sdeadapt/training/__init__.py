@@ -1,0 +1,1 @@
+"""Tools for ordinary torch training loops."""

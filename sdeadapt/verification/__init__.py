@@ -1,0 +1,1 @@
+"""Weak errors and verdicts."""
