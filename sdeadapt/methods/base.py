@@ -34,7 +34,7 @@ class ItoSDE:
 
     at: Callable[[float, Any], tuple[Any, Callable[[Tensor], Any]]]
     noise_dim: int
-    point: type[NamedTuple]  # type: ignore[valid-type]
+    point: type[NamedTuple]
 
 
 class Method(ABC):
@@ -42,8 +42,8 @@ class Method(ABC):
 
     Attributes:
         State, Point: the NamedTuples of the raw state and of the SDE coordinates.
-        scaling: "batch-equivalent" where `rescaled` keeps the SDE together with `oracle.rescaled`; otherwise the name of
-            the scaling, refined by `refine="step"` only.
+        scaling: "batch-equivalent" where `rescaled` keeps the SDE together with `oracle.rescaled`; otherwise the
+            name of the scaling, refined by `refine="step"` only.
         elementwise: each component of theta is updated from the same component of g, m and v.
         bias_correction: the method starts from m = u = 0 and its SDE is singular at t = 0.
     """
@@ -52,7 +52,7 @@ class Method(ABC):
     Point: ClassVar[type]
     scaling: ClassVar[str] = "batch-equivalent"
     elementwise: ClassVar[bool] = True
-    bias_correction: ClassVar[bool] | bool = False
+    bias_correction: bool = False
     lr: float
 
     @property

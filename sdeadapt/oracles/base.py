@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +41,9 @@ class Local:
         self.oracle, self.theta = oracle, theta
 
     def _missing(self, what: str) -> NotDeclared:
-        return NotDeclared(f"{type(self.oracle).__name__} does not declare `{what}`; pass an oracle that does, or drop what needs it.")
+        return NotDeclared(
+            f"{type(self.oracle).__name__} does not declare `{what}`; pass an oracle that does, or drop what needs it."
+        )
 
     @cached_property
     def loss(self) -> Tensor:
@@ -97,10 +99,10 @@ class Oracle(ABC):
     dim: int
     noise_dim: int
     scale: float
-    couples: ClassVar[bool] | bool = False
-    gaussian: ClassVar[bool] | bool = False
-    additive: ClassVar[bool] | bool = False
-    independent: ClassVar[bool] | bool = True
+    couples: bool = False
+    gaussian: bool = False
+    additive: bool = False
+    independent: bool = True
 
     @abstractmethod
     def stream(self, generator: torch.Generator, paths: int) -> Stream:
