@@ -112,14 +112,14 @@ class Moments:
             zero = np.zeros(size)
             return cls(0, zero, np.zeros((size, size)), zero, zero, (), ())
         y = samples.detach().to(float64)
-        mean = y.mean(0)
-        y = y - mean
-        rest = y.mean(0)  # the rounding error of `mean`, visible once it is subtracted
+        centre = y.mean(0)
+        y = y - centre
+        rest = y.mean(0)  # the rounding error of `centre`, visible once it is subtracted
         y -= rest
-        mean = (mean + rest).cpu().numpy()
+        mean = (centre + rest).cpu().numpy()
         squares = y * y
-        sums = y.T @ y, (squares * y).sum(0), (squares * squares).sum(0)
-        return cls(n, mean, *(s.cpu().numpy() for s in sums), (mean,), (n,))
+        second, third, fourth = (s.cpu().numpy() for s in (y.T @ y, (squares * y).sum(0), (squares * squares).sum(0)))
+        return cls(n, mean, second, third, fourth, (mean,), (n,))
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments over the paths of both."""
@@ -171,7 +171,7 @@ class Moments:
             return parts.max(0, initial=0.0) / parts.sum(0)
 
     def estimates(self, names: tuple[str, ...], times: np.ndarray) -> Estimates:
-        """Return the means with the covariance of their errors, for Y in the order (times, names); NaN without paths."""
+        """Return the means with the covariance of their errors, for Y in the order (times, names)."""
         return Estimates(
             names=names,
             times=times,
