@@ -1,0 +1,131 @@
+"""How many paths: fixed before the look that counts, from a pilot that is thrown away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdeadapt.checks import check_integer, check_positive
+from sdeadapt.simulation.paths import Level
+from sdeadapt.verification.estimators import Pilot, modes
+
+__all__ = ["Budget", "Plan", "make_plan"]
+
+DEFAULT_PRECISION = 0.05
+MOST_PATHS = 1 << 20  # per level and mode, where nothing else limits them
+_SDE_COST = 1.5  # an SDE sub-step against an iteration: the fine and the coarse solution
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to spend. At most one of the three; none of them means `precision=0.05`, at most 2^20 paths a level.
+
+    Args:
+        paths: per level, for the chain and for the SDE; or, to repeat a plan, one row a level with a number for each.
+        precision: standard error at the finest level as a share of the largest error expected there.
+        seconds: of one worker. The pilot's speed fixes the numbers of paths, which the report records.
+
+    Example:
+        >>> Budget(paths=1000).paths
+        1000
+    """
+
+    paths: int | tuple[tuple[int, ...], ...] | None = None
+    precision: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.paths, self.precision, self.seconds)) > 1:
+            raise ValueError("`Budget` takes at most one of paths, precision and seconds.")
+        for name in ("precision", "seconds"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        if self.paths is not None:
+            rows = [[self.paths]] if isinstance(self.paths, int) else self.paths
+            for n in (n for row in rows for n in row):
+                check_integer("paths", n, minimum=2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The planned numbers of paths and what they are expected to show.
+
+    paths: a row a level, a number a mode; path_steps: evaluations of a gradient, in all; seconds: of one worker, by the
+    pilot's speed; sem (J, L): predicted standard errors; expected: the largest |e|/s expected at the finest level.
+    """
+
+    modes: tuple[str, ...]
+    paths: tuple[tuple[int, ...], ...]
+    path_steps: int
+    seconds: float
+    sem: np.ndarray
+    expected: float
+
+    def by_mode(self, level: int) -> dict[str, int]:
+        """Return the paths of one level by mode."""
+        return dict(zip(self.modes, self.paths[level], strict=True))
+
+
+def _cost(level: Level, mode: str) -> float:
+    """Return evaluations of a gradient per path."""
+    alone, compared = level.start, level.records[-1] - level.start
+    sde = _SDE_COST * level.substeps * compared
+    return {"chain": alone + compared, "sde": alone + sde, "coupled": alone + compared + sde}[mode]
+
+
+def make_plan(
+    pilots: Sequence[dict[str, Pilot]], levels: Sequence[Level], h: np.ndarray, estimator: str, budget: Budget
+) -> Plan:
+    """Return the plan.
+
+    The tolerated standard error is `precision` of the error expected at the finest level: the largest |e|/s of the
+    coarsest level times h_L/h_1, should the claim hold. Coarser levels may err more, as (h/h_L)^{3/4}. Within a level,
+    chain and SDE share it at least cost.
+    """
+    kinds = modes(estimator)
+    square = pilots[0][kinds[-1]].square
+    scale = np.sqrt(np.where(square > 0, square, np.inf))
+    coarse = pilots[0]
+    error = coarse["coupled"].mean if estimator == "coupled" else coarse["chain"].mean - coarse["sde"].mean
+    expected = float(np.nanmax(np.abs(error) / scale, initial=0.0)) * float(h[-1] / h[0])
+    worst = [{m: float(np.nanmax(p[m].variance / scale**2, initial=0.0)) for m in kinds} for p in pilots]
+    cost = [{m: _cost(level, m) for m in kinds} for level in levels]
+    if isinstance(budget.paths, int):
+        paths = [[float(budget.paths)] * len(kinds) for _ in levels]
+    elif budget.paths is not None:
+        if len(budget.paths) != len(levels) or any(len(row) != len(kinds) for row in budget.paths):
+            raise ValueError(f"`paths` must have {len(levels)} rows of {len(kinds)} numbers; got {budget.paths!r}.")
+        paths = [[float(n) for n in row] for row in budget.paths]
+    else:
+        precision = budget.precision or DEFAULT_PRECISION
+        paths = []
+        for i, (v, c) in enumerate(zip(worst, cost, strict=True)):
+            tolerated = max(precision * expected * float(h[i] / h[-1]) ** 0.75, 1e-12)
+            total = sum(math.sqrt(v[m] * c[m]) for m in kinds)
+            paths.append([math.sqrt(v[m] / c[m]) * total / tolerated**2 for m in kinds])
+    seconds = sum(n * p[m].seconds for row, p in zip(paths, pilots, strict=True) for n, m in zip(row, kinds, strict=True))
+    if budget.seconds is not None:
+        paths = [[n * budget.seconds / seconds for n in row] for row in paths]
+    if budget.paths is None:
+        most = math.inf if budget.seconds is not None else MOST_PATHS
+        paths = [[min(max(n, 512.0), most) for n in row] for row in paths]
+    whole = tuple(tuple(math.ceil(n) for n in row) for row in paths)
+    sem = np.stack(
+        [
+            np.sqrt(sum(p[m].variance / n for n, m in zip(row, kinds, strict=True)))
+            for row, p in zip(whole, pilots, strict=True)
+        ],
+        1,
+    )
+    pairs = [(n, level, m) for row, level in zip(whole, levels, strict=True) for n, m in zip(row, kinds, strict=True)]
+    return Plan(
+        modes=kinds,
+        paths=whole,
+        path_steps=round(sum(n * _cost(level, m) for n, level, m in pairs)),
+        seconds=sum(n * p[m].seconds for row, p in zip(whole, pilots, strict=True) for n, m in zip(row, kinds, strict=True)),
+        sem=sem,
+        expected=expected,
+    )
