@@ -93,6 +93,7 @@ class Oracle(ABC):
         couples: `Stream.next` takes `xi`.
         gaussian: given xi, the noise is exactly scale * S(theta) xi.
         additive: the noise does not depend on theta.
+        heavy: the normals that it is made of must be drawn in float64.
         independent: draws of different steps are independent (not so over reshuffled epochs).
     """
 
@@ -102,6 +103,7 @@ class Oracle(ABC):
     couples: bool = False
     gaussian: bool = False
     additive: bool = False
+    heavy: bool = False
     independent: bool = True
 
     @abstractmethod
