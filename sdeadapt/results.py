@@ -115,8 +115,9 @@ def write_run(
 def _git_revision() -> str | None:
     """Return the commit of the checkout this file is tracked in ("-dirty" with local changes), if there is one."""
     here = Path(__file__)
-    for arguments in ["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--abbrev=40", "--dirty"]:
-        command = ["git", "-C", str(here.parent), *arguments]
+    tracked, revision = ["ls-files", "--error-unmatch", here.name], "describe --always --exclude=* --abbrev=40 --dirty"
+    for arguments in tracked, revision.split():
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
         try:
             output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
         except (OSError, subprocess.SubprocessError):

@@ -7,6 +7,7 @@ import enum
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,7 @@ def test_manifest_says_what_made_the_run(tmp_path):
     assert manifest["packages"]["torch"] == torch.__version__
     assert manifest["python"] == ".".join(map(str, sys.version_info[:3]))
     assert len(manifest["config_sha256"]) == 64
+    assert manifest["git"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", manifest["git"])
     assert read_config(path)["problem"] == "digits"
     assert math.isnan(read_config(path)["margin"])
 
