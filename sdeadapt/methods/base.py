@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -34,7 +34,7 @@ class ItoSDE:
 
     at: Callable[[float, Any], tuple[Any, Callable[[Tensor], Any]]]
     noise_dim: int
-    point: type[NamedTuple]
+    point: type
 
 
 class Method(ABC):
@@ -46,6 +46,7 @@ class Method(ABC):
             name of the scaling, refined by `refine="step"` only.
         elementwise: each component of theta is updated from the same component of g, m and v.
         bias_correction: the method starts from m = u = 0 and its SDE is singular at t = 0.
+        schedule: multiplies lr, in the iteration and in the SDE; None is 1.
     """
 
     State: ClassVar[type]
@@ -53,6 +54,7 @@ class Method(ABC):
     scaling: ClassVar[str] = "batch-equivalent"
     elementwise: ClassVar[bool] = True
     bias_correction: bool = False
+    schedule: Schedule | None = None
     lr: float
 
     @property
@@ -63,6 +65,10 @@ class Method(ABC):
     def time(self, steps: int) -> float:
         """Return the SDE time after `steps` iterations, by multiplication."""
         return steps * self.time_step
+
+    def factor(self, t: float) -> float:
+        """Return what the schedule multiplies lr with at SDE time t."""
+        return 1.0 if self.schedule is None else self.schedule(t)
 
     @abstractmethod
     def refinement(self, multiplier: int) -> int:

@@ -1,0 +1,76 @@
+r"""Exponential moving averages: 1 − beta is stored, because beta next to 1 has lost its digits.
+
+A method that averages has a field `one_minus_<name>` (`field(init=False)`) for every hyper-parameter `<name>`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sdeadapt.checks import check_open_unit, check_positive
+
+__all__ = ["bias_correction", "denominator", "from_u", "rescaled_averages", "set_averages", "to_u"]
+
+M = TypeVar("M")
+_PREFIX = "one_minus_"
+
+
+def _averages(method: Any) -> list[str]:
+    return [f.name.removeprefix(_PREFIX) for f in fields(method) if f.name.startswith(_PREFIX)]
+
+
+def set_averages(method: Any) -> None:
+    """Set every `one_minus_<name>` of a frozen dataclass from `<name>`; called once, when it is built.
+
+    Raises:
+        ValueError: if a beta does not lie in (0, 1).
+    """
+    for name in _averages(method):
+        object.__setattr__(method, _PREFIX + name, 1.0 - check_open_unit(name, getattr(method, name)))
+
+
+def rescaled_averages(method: M, kappa: float, **changes: Any) -> M:
+    r"""Return `method` with every $1 - \beta$ multiplied by `kappa`, to the last bit, and further fields replaced.
+
+    `dataclasses.replace` derives $1 - \beta$ from $\beta$ again, which costs up to 1e-16 / (1 − beta) of it.
+
+    Raises:
+        ValueError: if `kappa` is not positive, or a beta would not stay positive.
+    """
+    check_positive("kappa", kappa)
+    weights = {name: kappa * getattr(method, _PREFIX + name) for name in _averages(method)}
+    widest = max(weights, key=weights.__getitem__)
+    if weights[widest] >= 1:
+        raise ValueError(
+            f"`kappa` must be below {kappa / weights[widest]:.6g} = 1 / (1 - {widest}), or {widest} would not stay "
+            f"positive; got {kappa:g}. Choose {widest} closer to 1, or a smaller `kappa`."
+        )
+    new = replace(method, **{name: 1.0 - weight for name, weight in weights.items()}, **changes)  # type: ignore[type-var]
+    for name, weight in weights.items():
+        object.__setattr__(new, _PREFIX + name, weight)
+    return new
+
+
+def bias_correction(one_minus_beta: float, steps: int) -> float:
+    r"""Return $1 - \beta^{\text{steps}}$, without cancellation."""
+    return -math.expm1(steps * math.log1p(-one_minus_beta))
+
+
+def denominator(v: Tensor, eps: float) -> Tensor:
+    r"""Return $\sqrt v + \epsilon$, epsilon outside the root, as a tensor of its own."""
+    return torch.sqrt(v).add_(eps)
+
+
+def to_u(v: Tensor, scale: float) -> Tensor:
+    r"""Return $u = v / \sigma^2$; without noise, where u has no meaning, v itself."""
+    return v / (scale * scale or 1.0)
+
+
+def from_u(u: Tensor, scale: float) -> Tensor:
+    r"""Return $v = u \sigma^2$, the inverse of `to_u` within one unit in the last place."""
+    return u * (scale * scale or 1.0)
