@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sdeadapt.checks import check_integer
-from sdeadapt.oracles.base import Draw, Local, Oracle, Stream
-from sdeadapt.oracles.noise import standard_normal
+from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle, Stream
+from sdeadapt.oracles.noise import MOST_NODES, standard_normal
 
 __all__ = ["Amplified"]
 
@@ -89,10 +89,18 @@ class Amplified(Oracle):
         return self._mix(*(self.oracle.sample_derivative(local, d, direction) for d in draw))
 
     def rule(self, n: int) -> tuple[Draw, Tensor]:
-        """Return the product of the base oracle's rule with itself; at r = 1 the rule itself."""
+        """Return the product of the base oracle's rule with itself; at r = 1 the rule itself.
+
+        Raises:
+            NotDeclared: if it had more than 100,000 nodes.
+        """
         draws, weights = self.oracle.rule(n)
         if self.refinement == 1:
             return draws, weights
+        if len(weights) ** 2 > MOST_NODES:
+            raise NotDeclared(
+                f"`rule` must have at most {MOST_NODES:,} nodes; got {len(weights)} for each of two draws. Lower `n`."
+            )
         index = torch.cartesian_prod(*[torch.arange(len(weights), device=weights.device)] * 2).T
         return tuple(_pick(draws, i) for i in index), weights[index].prod(0)
 

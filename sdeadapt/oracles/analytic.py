@@ -19,15 +19,13 @@ from torch import Tensor
 
 from sdeadapt.checks import check_integer, check_positive
 from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle
-from sdeadapt.oracles.noise import Gaussian, Noise, NoiseStream
+from sdeadapt.oracles.noise import MOST_NODES, Gaussian, Noise, NoiseStream
 from sdeadapt.oracles.noise import noise as noise_law
 
 __all__ = ["MultiplicativeNoise", "Quadratic", "Rippled", "constant_noise"]
 
 A = TypeVar("A", bound="_Analytic")
 Values = Tensor | np.ndarray | Sequence[Any] | float
-
-_MOST_NODES = 100_000
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -69,9 +67,9 @@ class _Analytic(Oracle):
             NotDeclared: if it had more than 100,000 nodes.
         """
         z, weights = self.noise.nodes(n)
-        if len(z) ** self.noise_dim > _MOST_NODES:
+        if len(z) ** self.noise_dim > MOST_NODES:
             raise NotDeclared(
-                f"`rule` must have at most {_MOST_NODES:,} nodes; got {len(z)} to the power noise_dim = "
+                f"`rule` must have at most {MOST_NODES:,} nodes; got {len(z)} to the power noise_dim = "
                 f"{self.noise_dim}. Lower `n`, or use a problem of smaller dimension."
             )
         grid = torch.cartesian_prod(*[torch.arange(len(z))] * self.noise_dim).reshape(-1, self.noise_dim)

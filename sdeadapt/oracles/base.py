@@ -128,13 +128,13 @@ class Oracle(ABC):
 
     def sample_derivative(self, local: Local, draw: Draw, direction: Tensor) -> Tensor:
         """Return the derivative of `sample` in theta at a fixed draw, along `direction` (paths, dim)."""
-        theta = local.theta.expand(direction.shape)
+        theta = local.theta.expand(direction.shape).contiguous()
         return torch.func.jvp(lambda x: self.sample(self.at(x), draw), (theta,), (direction,))[1]
 
     def hessian(self, theta: Tensor) -> Tensor:
         """Return the Hessian of f at one point, (dim, dim), for theta (1, dim)."""
         rows = torch.eye(self.dim, dtype=theta.dtype, device=theta.device)
-        return torch.func.jvp(lambda x: self.at(x).gradient, (theta.expand(rows.shape),), (rows,))[1]
+        return torch.func.jvp(lambda x: self.at(x).gradient, (theta.expand(rows.shape).contiguous(),), (rows,))[1]
 
     def rescaled(self, kappa: float) -> Oracle:
         """Return the oracle with the noise variance divided by `kappa`: same f, same Sigma, same law."""

@@ -19,6 +19,7 @@ from sdeadapt.checks import check_choice, check_integer
 from sdeadapt.oracles.base import NotDeclared, Stream
 
 __all__ = [
+    "MOST_NODES",
     "Gaussian",
     "Laplace",
     "Noise",
@@ -30,6 +31,8 @@ __all__ = [
     "noise",
     "standard_normal",
 ]
+
+MOST_NODES = 100_000  # of a quadrature rule over an oracle's draws
 
 
 def standard_normal(
@@ -212,8 +215,9 @@ class StudentT(Noise):
 
     With $t = \sqrt{\nu}\,x/\sqrt{1 - x^2}$ the law of x has the Gegenbauer weight $(1 - x^2)^{\nu/2 - 1}$. The nodes
     are those of the weight $(1 - x^2)^{\nu/2 - 1 - k}$, divided by what was added: exact for polynomials in t of
-    degree 2k, and spectrally accurate for bounded smooth functions of t. Here k is the largest integer below both
-    $\nu/2$ and n, so that every even moment that exists is exact once n > k.
+    degree 2k + 1, and of spectral accuracy for smooth functions of x, such as those of t that level off. (A bounded
+    function that oscillates for ever is no such: E cos z at df = 3 is off by 8e-4 with 40 nodes.) Here k is the
+    largest integer below both $\nu/2$ and n, so that every even moment that exists is exact once n > k.
 
     Args:
         df: degrees of freedom, above 2.
