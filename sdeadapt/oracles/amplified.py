@@ -47,7 +47,7 @@ class Amplified(Oracle):
     refinement: int
 
     def __post_init__(self) -> None:
-        check_integer("refinement", self.refinement)
+        object.__setattr__(self, "refinement", check_integer("refinement", self.refinement))
         if not self.oracle.independent:
             raise ValueError(
                 "`oracle` must have independent draws: over reshuffled epochs mixing two batches changes the long-run "

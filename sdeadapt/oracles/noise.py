@@ -65,7 +65,7 @@ class Noise(ABC):
 
     @property
     def heavy(self) -> bool:
-        """The law needs normals drawn in float64: from float32 draws its variance would be off by more than 3e-6."""
+        """The law needs normals drawn in float64: float32 draws can misjudge its variance by more than 3e-6."""
         return False
 
     @abstractmethod

@@ -199,6 +199,8 @@ class Epochs(Oracle):
 def test_errors_say_the_rule_the_value_and_the_reason():
     with pytest.raises(ValueError, match=r"`refinement` must be a whole number >= 1; got 0"):
         Amplified(one_dimensional(), 0)
+    with pytest.raises(ValueError, match=r"`refinement` must be a whole number >= 1; got -4"):
+        Amplified(one_dimensional(), -4)
     with pytest.raises(ValueError, match=r"`oracle` must have independent draws: over reshuffled epochs .* Epochs"):
         Amplified(Epochs(), 4)
     with pytest.raises(NotDeclared, match=r"at most 100,000 nodes; got 1024 for each of two draws. Lower `n`"):
