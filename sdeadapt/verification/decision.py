@@ -16,7 +16,7 @@ from sdeadapt.verification.target_test import TargetTest, per_target
 
 __all__ = ["Decision", "TargetTest", "Verdict", "decide", "needed_factor"]
 
-POWER = 0.9  # with which the planned study is to decide
+POWER = 0.95  # of each contrast in the planned study, which then decides in 4 of 5 or more
 
 
 class Verdict(enum.StrEnum):
@@ -80,9 +80,9 @@ def needed_factor(
 ) -> float | None:
     r"""Return the factor on the number of paths with which a study of these errors is expected to decide.
 
-    The estimates are taken for the truth and their standard errors for $\mathrm{se} / \sqrt{f}$; f is the smallest on
-    a grid from 1 to 10^4 at which every contrast that the decision needs passes with probability `power`. A plateau
-    that is not resolved now is taken for none.
+    The estimates, without a plateau or curvature that they do not resolve, are taken for the truth and their standard
+    errors for $\mathrm{se} / \sqrt{f}$; f is the smallest on a grid from 1 to 10^4 at which every contrast that the
+    decision needs passes with probability `power`.
 
     Args:
         h: as in `decide`, with all further arguments.
@@ -96,10 +96,10 @@ def needed_factor(
         common_bias: (J,).
         constant: (J,).
         critical: simultaneous critical value.
-        power: in [.5, 1), for each contrast; .5 asks where these very estimates would decide.
+        power: in [.5, 1), for each contrast.
 
     Returns:
-        f >= 1, or None where no number of paths helps: the errors are pre-asymptotic, or a bias bound is too wide.
+        f >= 1, or None where it is larger than 10^4 or no number of paths helps (see the `reason` of `decide`).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -115,7 +115,8 @@ def needed_factor(
         h, error, covariance, scale=scale, order=order, confidence=confidence, atol=atol, bias=bias,
         common_bias=common_bias, constant=constant, critical=critical,
     )  # fmt: skip
-    return evidence.factor(power) if evidence.kept.any() else None
+    factor = evidence.factor(power) if evidence.kept.any() else None
+    return factor if factor is None or math.isfinite(factor) else None
 
 
 def decide(
@@ -157,7 +158,7 @@ def decide(
         common_bias: (J,), bounds on a bias that all levels share: it enters |a| in full.
         names: of the J targets.
         times: (J,), their SDE times.
-        constant: (J,), true for targets without variance and error: dropped, and listed.
+        constant: (J,), true for targets without variance on both sides; without error too they are dropped, and listed.
         critical: simultaneous critical value (see `max_t_quantile`); None is Bonferroni's.
         diverged: paths diverged: the study cannot confirm.
         paths: the number behind the estimates; with it the message says how many would decide.
@@ -261,5 +262,7 @@ def _message(decision: Decision, order: float, confidence: float, factor: float 
         return f"The bound on the solver's bias is too wide to decide {where}; use a finer or extrapolated solver."
     if factor is None:
         return f"The steps are too large to decide {where} (pre-asymptotic); add a larger multiplier."
-    needed = f"about {factor:.2g} times as many paths" if paths is None else f"about {factor * paths:.2g} paths"
+    if math.isinf(factor):
+        return f"Far too noisy to decide {where}: even 10,000 times as many paths would not; use larger steps."
+    needed = f"about {factor:.2g} times as many paths" if paths is None else f"about {factor * paths:,.0f} paths"
     return f"Too noisy to decide {where}; {needed} would decide."

@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike
 
 from sdeadapt.checks import check_positive
 from sdeadapt.statistics.intervals import critical_value
-from sdeadapt.verification.plateau import TOLERANCE, Judgement, judge
+from sdeadapt.verification.plateau import ROUND_OFF, TOLERANCE, Judgement, judge, shrink
 
 __all__ = ["Evidence", "gather"]
 
 FACTORS = np.geomspace(1, 1e4, 81)  # of the number of paths, tried when planning
+NO_NOISE = 1e16
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Evidence:
         error: (J, L).
         covariance: (J, L, L).
         scale: (J,).
-        kept: (J,), the targets that are not constant.
+        kept: (J,), all targets but those that are constant and without error.
         bias: (J, L).
         common_bias: (J,).
         order: p.
@@ -47,37 +48,37 @@ class Evidence:
     z: float
     z_joint: float
 
-    def judge(
-        self, margin: float = 0.0, factors: np.ndarray | None = None, flat: np.ndarray | None = None
-    ) -> Judgement:
-        """Judge the kept targets; `margin` widens the intervals, `factors` multiply the number of paths."""
-        k = self.kept
-        covariance = self.covariance[k]
+    def judge(self) -> Judgement:
+        """Judge the kept targets."""
+        return self._judge(self.error[self.kept], self.covariance[self.kept])
+
+    def factor(self, power: float) -> float | None:
+        """Return the smallest factor of the number of paths that is expected to decide.
+
+        Infinity where it is beyond the grid, None where not even exact values of the planned errors would decide.
+        """
+        covariance = self.covariance[self.kept]
+        planned = shrink(self.h, self.error[self.kept], covariance, self.z_joint, self.order)
+        later = covariance / np.append(FACTORS, NO_NOISE)[:, None, None, None]
+        then = self._judge(planned, later, NormalDist().inv_cdf(power))
+        decided = then.confirmed | then.refuted
+        if not decided[-1]:
+            return None
+        return float(np.append(FACTORS, np.inf)[decided.argmax()])
+
+    def _judge(self, error: np.ndarray, covariance: np.ndarray, margin: float = 0.0) -> Judgement:
         return judge(
             self.h,
-            self.error[k],
-            covariance if factors is None else covariance / factors[:, None, None, None],
-            self.scale[k],
+            error,
+            covariance,
+            self.scale[self.kept],
             z=self.z + margin,
             z_joint=self.z_joint + margin,
             order=self.order,
             atol=self.atol,
-            bias=self.bias[k],
-            common_bias=self.common_bias[k],
-            flat=flat,
+            bias=self.bias[self.kept],
+            common_bias=self.common_bias[self.kept],
         )
-
-    def factor(self, power: float) -> float | None:
-        """Return the smallest factor of the number of paths that is expected to decide, or None.
-
-        A plateau that is not resolved now is taken for none: its estimate is noise, and does not shrink with the
-        standard errors assumed for later.
-        """
-        now = self.judge()
-        flat = np.abs(now.plateau) <= self.z_joint * now.plateau_sem + now.plateau_bias
-        then = self.judge(NormalDist().inv_cdf(power), FACTORS, flat)
-        decided = then.confirmed | then.refuted
-        return float(FACTORS[decided.argmax()]) if decided.any() else None
 
 
 def gather(
@@ -116,15 +117,12 @@ def gather(
     cov = filled("covariance", cov, (targets, levels, levels))
     size = filled("scale", size, (targets,))
     free, common = filled("bias", bias, (targets, levels)), filled("common_bias", common_bias, (targets,))
-    kept = filled("constant", constant, (targets,)) == 0
+    still = filled("constant", constant, (targets,)) != 0
+    kept = ~(still & (np.abs(e).max(1) <= ROUND_OFF * np.abs(size)))  # a constant target may still be in error
     if not all(np.isfinite(a[kept]).all() for a in (e, cov, size, free, common)):
         raise ValueError("`error`, `covariance`, `scale` and the bias bounds must be finite; got a nan or an infinity.")
     if (np.diagonal(cov, axis1=1, axis2=2)[kept] < 0).any() or (free[kept] < 0).any() or (common[kept] < 0).any():
         raise ValueError("Variances and bias bounds must not be negative; got a negative one.")
-    if (lost := ~kept & (e != 0).any(1)).any():
-        raise ValueError(
-            f"A target in `constant` must have error 0; got {np.abs(e[lost]).max():.3g}. Leave it in: it is judged."
-        )
     if (size[kept] <= 0).any():
         raise ValueError(
             f"`scale` must be positive; got {size[kept].min()}. Mark targets without variance in `constant`."

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["SHARE", "TOLERANCE", "Judgement", "judge", "plateau_weights"]
+__all__ = ["ROUND_OFF", "SHARE", "TOLERANCE", "Judgement", "judge", "plateau_weights", "shrink"]
 
 TOLERANCE = 0.25  # of the order: an error of order p - TOLERANCE still counts as order p
 SHARE = 1 / 3  # of the allowed error that may be a plateau; for p = 1, ratio 4 the same strictness as TOLERANCE
@@ -61,8 +61,40 @@ def plateau_weights(h: ArrayLike, order: float = 1.0) -> np.ndarray:
     >>> plateau_weights([1.0, 1 / 4, 1 / 16]).round(3).tolist()
     [0.022, -0.444, 1.422]
     """
-    x = np.asarray(h, dtype=float) / np.max(h)
-    return np.linalg.inv(np.stack([np.ones(3), x**order, x ** (order + 1)], 1))[0]
+    return _coefficients(np.asarray(h, dtype=float), order)[0]
+
+
+def _coefficients(h: np.ndarray, order: float) -> np.ndarray:
+    """(3, 3), the map from errors to the coefficients of 1, x^p and x^(p+1), with x = h / h_1."""
+    x = h / h.max()
+    return np.linalg.inv(np.stack([np.ones(3), x**order, x ** (order + 1)], 1))
+
+
+def shrink(h: np.ndarray, error: np.ndarray, covariance: np.ndarray, z: float, order: float = 1.0) -> np.ndarray:
+    """Return the errors nearest to the estimates, in their covariance, without what is not resolved. For planning.
+
+    A plateau that lies within z standard errors of 0 is taken out, and with it a term in h^(p+1) that does as well:
+    left in, this noise would be taken for features of the problem that more paths resolve.
+
+    Args:
+        h: (L,).
+        error: (J, L).
+        covariance: (J, L, L).
+        z: critical value.
+        order: p.
+
+    Returns:
+        (J, L), changed in the three finest levels only.
+    """
+    rows = _coefficients(h[-3:], order)[[0, 2]]
+    planned = error.copy()
+    for e, c in zip(planned[:, -3:], covariance[:, -3:, -3:], strict=True):  # views
+        for contrasts in (rows[:1], rows):
+            spread = contrasts @ c @ contrasts.T
+            if (rest := abs(contrasts[-1] @ e)) > z * np.sqrt(max(spread[-1, -1], 0.0)) or rest == 0:
+                break
+            e -= c @ contrasts.T @ np.linalg.pinv(spread, hermitian=True) @ contrasts @ e
+    return planned
 
 
 class _Contrasts:
@@ -103,7 +135,6 @@ def judge(
     atol: float = 0.0,
     bias: np.ndarray | None = None,
     common_bias: np.ndarray | None = None,
-    flat: np.ndarray | None = None,
 ) -> Judgement:
     """Return what holds of each target; leading axes are studies, and everything broadcasts over them.
 
@@ -118,7 +149,6 @@ def judge(
         atol: margin in units of the scale within which an error does not matter.
         bias: (J, L), bounds on deterministic errors of each level.
         common_bias: (J,), bounds on a deterministic error that all levels share.
-        flat: (J,), targets taken to have no visible plateau; None: those whose interval covers 0. For planning.
 
     Returns:
         The judgement.
@@ -139,8 +169,7 @@ def judge(
 
     reach, rest = fine.upper_size(last, z) / scale, fine.upper_size(w, z) / scale
     shown = (fine.lower(allowed, z_joint) / scale).max(-1, keepdims=True, initial=0)
-    if flat is None:
-        flat = np.abs(plateau) <= z_joint * fine.sem(w) + fine.shift(w)
+    flat = np.abs(plateau) <= z_joint * fine.sem(w) + fine.shift(w)
     minor = flat & (reach <= shown) & (rest <= SHARE * shown)
     margin = max(atol, ROUND_OFF)
     tiny = (reach <= margin) & (rest <= margin)

@@ -135,7 +135,8 @@ def main():
         h=np.array([[s.base_h / r for r in SPLITS] for s in SETTINGS]),
         error=np.stack([weak_errors(s) for s in SETTINGS]),
         scale=np.stack([sde(s)[1] for s in SETTINGS]),
-        settings=np.array([str(tuple(s)) for s in SETTINGS]),
+        functions=np.array(FUNCTIONS),
+        settings=np.array([" ".join(map(str, s)) for s in SETTINGS]),
     )
 
 
