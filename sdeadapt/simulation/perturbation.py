@@ -36,7 +36,7 @@ _HERMITE = ((-2.3344142183389773, -0.7419637843027258, 0.7419637843027258, 2.334
 
 
 class Terms(NamedTuple):
-    """d, mu and v of every path, stacked: (3, paths, D)."""
+    """d, mu and v of every path, stacked: (D, 3, paths). Paths come last here: small matrices meet long rows."""
 
     stack: Tensor
 
@@ -46,16 +46,16 @@ class _ChainStep(NamedTuple):
     gradient: Tensor  # (1, d)
     variance: Tensor  # (1, d): sigma^2 diag Sigma
     hessian: Tensor | None  # (d, d); None where the noise does not depend on theta
-    a: Tensor  # (D, D), transposed: row vectors are propagated
-    b: Tensor  # (F, d)
-    c: Tensor  # (F, d)
-    db: Tensor  # (D, F * d)
+    a: Tensor  # (D, D)
+    b: Tensor  # (F, d, 1)
+    c: Tensor  # (F, d, 1)
+    db: Tensor  # (F * d, D)
 
 
 class _SDEStep(NamedTuple):
-    a: Tensor  # (D, D), transposed
-    root: Tensor  # (noise_dim, D)
-    droot: Tensor | None  # (D, noise_dim * D)
+    a: Tensor  # (D, D)
+    root: Tensor  # (D, noise_dim)
+    droot: Tensor | None  # (noise_dim * D, D)
 
 
 class _Look(NamedTuple):
@@ -74,9 +74,9 @@ def _neighbours(x: Tensor, relative: float, scale: Tensor) -> tuple[Tensor, Tens
 
 
 def _difference(values: Tensor, length: Tensor) -> Tensor:
-    """Return the central differences of `values` (2D + 1, …) over the rows of `_neighbours`: (D, …)."""
-    n = length.shape[0]
-    return (values[1 : n + 1] - values[n + 1 :]) / (2 * length).reshape(-1, *[1] * (values.dim() - 1))
+    """Return the Jacobian (n, D) of `values` (2D + 1, n) by central differences over the rows of `_neighbours`."""
+    size = length.shape[0]
+    return ((values[1 : size + 1] - values[size + 1 :]) / (2 * length[:, None])).T.contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +139,12 @@ class Expansion:
             local = oracle.at(x[:, :d])
             variance = oracle.scale**2 * local.covariance_diagonal
             hessian = None if oracle.additive or not self.second_order else oracle.hessian(x[:, :d])
-            b, c = b[0].reshape(fields, d), c[0].reshape(fields, d)
+            b, c = b[0].reshape(fields, d, 1), c[0].reshape(fields, d, 1)
             steps.append(_ChainStep(local, local.gradient, variance, hessian, a, b, c, db))
             eye = torch.eye(oracle.noise_dim, dtype=x.dtype, device=x.device)
             root = oracle.scale * oracle.at(x[:, :d].expand(oracle.noise_dim, -1)).diffuse(eye)  # (noise_dim, d)
-            kick = (root[:, None, :] * b).reshape(oracle.noise_dim, -1)
-            covariance = a.T @ covariance @ a + kick.T @ kick
+            kick = (root[:, None, :] * b[:, :, 0]).reshape(oracle.noise_dim, -1)
+            covariance = a @ covariance @ a.T + kick.T @ kick
             x = mean[:1]
             if k + 1 in keep:
                 looks[k + 1] = (x, covariance)
@@ -154,20 +154,19 @@ class Expansion:
         """Return the terms after iteration k with this draw."""
         s, oracle = self._chain[0][k], self.level.oracle
         fields, d = self._fields
-        zeta = oracle.sample(s.local, draw) - s.gradient
-        stack = terms.stack @ s.a
-        paths = zeta.shape[0]
-        wide = (paths, fields, d)
-        stack[0].view(wide).addcmul_(zeta[:, None, :], s.b)
-        stack[1].view(wide).addcmul_((zeta * zeta - s.variance)[:, None, :], s.c)
+        zeta = (oracle.sample(s.local, draw) - s.gradient).T.contiguous()
+        paths = zeta.shape[1]
+        stack = (s.a @ terms.stack.view(-1, 3 * paths)).view(fields, d, 3, paths)
+        stack[:, :, 0].addcmul_(zeta, s.b)
+        stack[:, :, 1].addcmul_(zeta.square().sub_(s.variance.T), s.c)
         if self.second_order:
-            delta = terms.stack[0] + terms.stack[1]
-            stack[2].view(wide).addcmul_((delta @ s.db).view(wide), zeta[:, None, :])
+            delta = terms.stack[:, 0] + terms.stack[:, 1]
+            stack[:, :, 2].addcmul_((s.db @ delta).view(fields, d, paths), zeta)
             if s.hessian is not None:
-                moved = delta[:, :d]
-                turn = oracle.sample_derivative(s.local, draw, moved) - moved @ s.hessian
-                stack[2].view(wide).addcmul_(turn[:, None, :], s.b)
-        return Terms(stack)
+                moved = delta[:d]
+                turn = oracle.sample_derivative(s.local, draw, moved.T.contiguous()).T - s.hessian @ moved
+                stack[:, :, 2].addcmul_(turn, s.b)
+        return Terms(stack.view(-1, 3, paths))
 
     # -- SDE -----------------------------------------------------------------------------------------------------
 
@@ -192,9 +191,9 @@ class Expansion:
                 _, diffuse = sde.at(t, self._point(spread.repeat_interleave(m, 0)))
                 unit = torch.eye(m, dtype=x.dtype, device=x.device).repeat(spread.shape[0], 1)
                 roots = self._flat(diffuse(unit), unit).reshape(spread.shape[0], m * size)
-                root = roots[0].reshape(m, size)
+                root = roots[0].reshape(m, size).T.contiguous()
                 steps.append(_SDEStep(a, root, _difference(roots, length) if second else None))
-                covariance = a.T @ covariance @ a + dt * root.T @ root
+                covariance = a @ covariance @ a.T + dt * root @ root.T
                 x = mean[:1]
             if k + 1 in keep:
                 looks[k + 1] = (x, covariance)
@@ -215,13 +214,14 @@ class Expansion:
         """Return the terms after iteration k, over the coarse increments."""
         stack, steps = terms.stack, self._sde[0]
         first = (k - self.level.start) * coarse.dw.shape[0]
-        for j, dw in enumerate(coarse.dw):
-            s = steps[first + j]
-            after = stack @ s.a
-            after[0] += dw @ s.root
+        for j, rows in enumerate(coarse.dw):
+            s, dw = steps[first + j], rows.T.contiguous()
+            noise_dim, paths = dw.shape
+            after = (s.a @ stack.view(-1, 3 * paths)).view(-1, 3, paths)
+            after[:, 0].addmm_(s.root, dw)
             if s.droot is not None:
-                turned = ((stack[0] + stack[1]) @ s.droot).view(dw.shape[0], dw.shape[1], -1)
-                after[2] += torch.einsum("pmk,pm->pk", turned, dw)
+                turned = (s.droot @ (stack[:, 0] + stack[:, 1])).view(noise_dim, -1, paths)
+                after[:, 2] += turned.mul_(dw[:, None, :]).sum(0)
             stack = after
         return Terms(stack)
 
@@ -229,9 +229,8 @@ class Expansion:
 
     def begin(self, point: Any) -> Terms:
         """Return the terms at time 0: the displacement of a random start, mu = v = 0."""
-        flat = torch.cat(tuple(point), -1)
-        zero = torch.zeros_like(flat)
-        return Terms(torch.stack([flat - self._start[0], zero, zero]))
+        d = (torch.cat(tuple(point), -1) - self._start[0]).T
+        return Terms(torch.stack([d, torch.zeros_like(d), torch.zeros_like(d)], 1))
 
     def _look(self, x: Tensor, covariance: Tensor) -> _Look:
         size = x.shape[1]
@@ -258,11 +257,10 @@ class Expansion:
 
     @staticmethod
     def _controls(terms: Terms, look: _Look) -> Tensor:
-        d, mu, v = terms.stack
-        bent = torch.einsum("pa,jab->pjb", d, look.curvature)
-        square = torch.einsum("pjb,pb->pj", bent, d) / 2 - look.mean
-        cross = torch.einsum("pjb,pb->pj", bent, v)
-        return torch.stack([d @ look.slope.T, mu @ look.slope.T, v @ look.slope.T, square, cross], 2)
+        d, mu, v = terms.stack.unbind(1)
+        bent = look.curvature @ d  # (J, D, paths)
+        square, cross = (bent * d).sum(1) / 2 - look.mean[:, None], (bent * v).sum(1)
+        return torch.stack([look.slope @ d, look.slope @ mu, look.slope @ v, square, cross]).permute(2, 1, 0)
 
     def chain_controls(self, terms: Terms, k: int) -> Tensor:
         """Return the controls of every test function after k iterations, (paths, functions, CONTROLS)."""

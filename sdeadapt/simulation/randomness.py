@@ -67,8 +67,10 @@ class SeedTree:
         Raises:
             ValueError: if `rng` is neither.
         """
-        if isinstance(rng, bool) or not isinstance(rng, int | np.integer | np.random.SeedSequence) or (
-            not isinstance(rng, np.random.SeedSequence) and rng < 0
+        if (
+            isinstance(rng, bool)
+            or not isinstance(rng, int | np.integer | np.random.SeedSequence)
+            or (not isinstance(rng, np.random.SeedSequence) and rng < 0)
         ):
             raise ValueError(f"`rng` must be a whole number >= 0 or a numpy SeedSequence; got {rng!r}.")
         sequence = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(int(rng))

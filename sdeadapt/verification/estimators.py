@@ -16,33 +16,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdeadapt.checks import check_choice
 from sdeadapt.simulation.paths import Level, Mode, Values, first_divergence, run_paths
 from sdeadapt.simulation.perturbation import Expansion
 from sdeadapt.simulation.randomness import Purpose, SeedTree
 from sdeadapt.simulation.run import Run, run_chunks
 from sdeadapt.statistics.estimate import Moments
 
-__all__ = ["ESTIMATORS", "LevelJob", "LevelResult", "Pilot", "choose_estimator", "make_expansion", "run_level", "run_pilot"]
+__all__ = [
+    "ESTIMATORS",
+    "LevelJob",
+    "LevelResult",
+    "Pilot",
+    "candidates",
+    "make_expansion",
+    "modes",
+    "run_level",
+    "run_pilot",
+]
 
 ESTIMATORS = ("auto", "coupled", "independent")
 _PURPOSE = {"chain": Purpose.CHAIN, "sde": Purpose.SDE, "coupled": Purpose.COUPLED}
 _PILOT = {"chain": Purpose.PILOT_CHAIN, "sde": Purpose.PILOT_SDE, "coupled": Purpose.PILOT_COUPLED}
 
 
-def choose_estimator(name: str, levels: tuple[Level, ...]) -> str:
-    """Return "coupled" or "independent"; "auto" couples where every level's noise is exactly Gaussian.
+def candidates(name: str, levels: tuple[Level, ...]) -> tuple[str, ...]:
+    """Return the estimators that the pilot is to choose among.
 
-    For other laws a coupled path difference keeps a part that does not shrink with h.
+    "auto" tries coupling where every level's noise is exactly Gaussian; for other laws a coupled path difference keeps
+    a part that does not shrink with h.
 
     Raises:
         ValueError: if "coupled" is asked of an oracle that cannot.
     """
+    check_choice("estimator", name, ESTIMATORS)
     couples = all(level.oracle.couples for level in levels)
     if name == "coupled" and not couples:
         raise ValueError("`estimator` must be 'independent' here: this oracle's draws cannot be coupled to an SDE.")
     if name != "auto":
-        return name
-    return "coupled" if couples and all(level.oracle.gaussian for level in levels) else "independent"
+        return (name,)
+    gaussian = couples and all(level.oracle.gaussian for level in levels)
+    return ("independent", "coupled") if gaussian else ("independent",)
 
 
 def modes(estimator: str) -> tuple[Mode, ...]:
@@ -157,9 +171,7 @@ class Pilot(NamedTuple):
     seconds: float
 
 
-def run_pilot(
-    level: Level, mode: Mode, expansion: Expansion | None, seeds: SeedTree, index: int, paths: int
-) -> Pilot:
+def run_pilot(level: Level, mode: Mode, expansion: Expansion | None, seeds: SeedTree, index: int, paths: int) -> Pilot:
     """Run a small pilot: regression coefficients of the controls, variances, speed."""
     job = LevelJob(level, mode, expansion, seeds, _PILOT[mode], index, paths)
     job.values(0) if expansion else None  # makes the expansion's coefficients, which the run shares
@@ -297,7 +309,9 @@ def _combine(results: dict[str, tuple[LevelJob, ChunkResult, int]]) -> LevelResu
             step = found if step < 0 else min(step, found)
     mean = sum(s * m.mean for s, m in zip(signs, residuals, strict=True))
     assert isinstance(mean, np.ndarray)
-    worst = np.argmax([np.nanmax(m.kurtosis, initial=0.0) for m in residuals])
+    # of chain and SDE, the shape of the one that makes the error
+    worst = np.argmax([_variance(m) / m.n for m in residuals], axis=0)
+    columns = np.arange(len(worst))
     constant = (_variance(chain) <= 1e-28 * (chain.mean**2 + 1e-300)) & (
         _variance(sde) <= 1e-28 * (sde.mean**2 + 1e-300)
     )
@@ -311,9 +325,9 @@ def _combine(results: dict[str, tuple[LevelJob, ChunkResult, int]]) -> LevelResu
         square=_variance(sde) + sde.mean**2,
         factor=factor,
         paths=tuple((mode, n) for mode, (_, _, n) in results.items()),
-        kurtosis=residuals[worst].kurtosis,
-        skewness=residuals[worst].skewness,
-        share=np.max([m.largest_chunk_share for m in residuals], axis=0),
+        kurtosis=np.stack([m.kurtosis for m in residuals])[worst, columns],
+        skewness=np.stack([m.skewness for m in residuals])[worst, columns],
+        share=np.stack([m.largest_chunk_share for m in residuals])[worst, columns],
         control_z=control_z,
         diverged=diverged,
         first_step=step,

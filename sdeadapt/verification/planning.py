@@ -14,18 +14,22 @@ from sdeadapt.verification.estimators import Pilot, modes
 
 __all__ = ["Budget", "Plan", "make_plan"]
 
-DEFAULT_PRECISION = 0.05
+DEFAULT_PRECISION = 0.12
+LEAST_SHARE = 0.2  # a target whose error is smaller than this share of the largest need not be resolved by itself
 MOST_PATHS = 1 << 20  # per level and mode, where nothing else limits them
-_SDE_COST = 1.5  # an SDE sub-step against an iteration: the fine and the coarse solution
+_CHAIN_COST, _SDE_COST = (
+    3.0,
+    2.0,
+)  # of an iteration and of a fine sub-step, in gradients, their share of controls included
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to spend. At most one of the three; none of them means `precision=0.05`, at most 2^20 paths a level.
+    """How much to spend. At most one of the three; none of them means `precision=0.12`, at most 2^20 paths a level.
 
     Args:
         paths: per level, for the chain and for the SDE; or, to repeat a plan, one row a level with a number for each.
-        precision: standard error at the finest level as a share of the largest error expected there.
+        precision: standard error at the finest level as a share of the error expected there.
         seconds: of one worker. The pilot's speed fixes the numbers of paths, which the report records.
 
     Example:
@@ -53,8 +57,8 @@ class Budget:
 class Plan:
     """The planned numbers of paths and what they are expected to show.
 
-    paths: a row a level, a number a mode; path_steps: evaluations of a gradient, in all; seconds: of one worker, by the
-    pilot's speed; sem (J, L): predicted standard errors; expected: the largest |e|/s expected at the finest level.
+    paths: a row a level, a number a mode; path_steps: evaluations of a gradient in all, roughly; seconds: of one worker, by the
+    pilot's speed; sem (J, L): predicted standard errors; expected (J,): errors expected at the finest level.
     """
 
     modes: tuple[str, ...]
@@ -62,7 +66,7 @@ class Plan:
     path_steps: int
     seconds: float
     sem: np.ndarray
-    expected: float
+    expected: np.ndarray
 
     def by_mode(self, level: int) -> dict[str, int]:
         """Return the paths of one level by mode."""
@@ -71,9 +75,9 @@ class Plan:
 
 def _cost(level: Level, mode: str) -> float:
     """Return evaluations of a gradient per path."""
-    alone, compared = level.start, level.records[-1] - level.start
-    sde = _SDE_COST * level.substeps * compared
-    return {"chain": alone + compared, "sde": alone + sde, "coupled": alone + compared + sde}[mode]
+    alone, compared = _CHAIN_COST * level.start, level.records[-1] - level.start
+    chain, sde = _CHAIN_COST * compared, _SDE_COST * level.substeps * compared
+    return alone + {"chain": chain, "sde": sde, "coupled": chain + sde}[mode]
 
 
 def make_plan(
@@ -81,17 +85,19 @@ def make_plan(
 ) -> Plan:
     """Return the plan.
 
-    The tolerated standard error is `precision` of the error expected at the finest level: the largest |e|/s of the
-    coarsest level times h_L/h_1, should the claim hold. Coarser levels may err more, as (h/h_L)^{3/4}. Within a level,
-    chain and SDE share it at least cost.
+    The tolerated standard error of a target is `precision` of the error expected at the finest level: that of the
+    coarsest level times h_L/h_1, should the claim hold, or a fifth of the largest |e|/s if that is more. Coarser levels
+    may err more, as (h/h_L)^{3/4}. Within a level, chain and SDE share it at least cost.
     """
     kinds = modes(estimator)
     square = pilots[0][kinds[-1]].square
     scale = np.sqrt(np.where(square > 0, square, np.inf))
     coarse = pilots[0]
     error = coarse["coupled"].mean if estimator == "coupled" else coarse["chain"].mean - coarse["sde"].mean
-    expected = float(np.nanmax(np.abs(error) / scale, initial=0.0)) * float(h[-1] / h[0])
-    worst = [{m: float(np.nanmax(p[m].variance / scale**2, initial=0.0)) for m in kinds} for p in pilots]
+    own = np.nan_to_num(np.abs(error) / scale) * float(h[-1] / h[0])
+    expected = np.maximum(own, LEAST_SHARE * own.max(initial=0.0)) * scale
+    expected = np.where(np.isfinite(expected) & (expected > 0), expected, np.inf)
+    worst = [{m: float(np.nanmax(p[m].variance / expected**2, initial=0.0)) for m in kinds} for p in pilots]
     cost = [{m: _cost(level, m) for m in kinds} for level in levels]
     if isinstance(budget.paths, int):
         paths = [[float(budget.paths)] * len(kinds) for _ in levels]
@@ -103,10 +109,12 @@ def make_plan(
         precision = budget.precision or DEFAULT_PRECISION
         paths = []
         for i, (v, c) in enumerate(zip(worst, cost, strict=True)):
-            tolerated = max(precision * expected * float(h[i] / h[-1]) ** 0.75, 1e-12)
+            tolerated = precision * float(h[i] / h[-1]) ** 0.75
             total = sum(math.sqrt(v[m] * c[m]) for m in kinds)
             paths.append([math.sqrt(v[m] / c[m]) * total / tolerated**2 for m in kinds])
-    seconds = sum(n * p[m].seconds for row, p in zip(paths, pilots, strict=True) for n, m in zip(row, kinds, strict=True))
+    seconds = sum(
+        n * p[m].seconds for row, p in zip(paths, pilots, strict=True) for n, m in zip(row, kinds, strict=True)
+    )
     if budget.seconds is not None:
         paths = [[n * budget.seconds / seconds for n in row] for row in paths]
     if budget.paths is None:
@@ -125,7 +133,9 @@ def make_plan(
         modes=kinds,
         paths=whole,
         path_steps=round(sum(n * _cost(level, m) for n, level, m in pairs)),
-        seconds=sum(n * p[m].seconds for row, p in zip(whole, pilots, strict=True) for n, m in zip(row, kinds, strict=True)),
+        seconds=sum(
+            n * p[m].seconds for row, p in zip(whole, pilots, strict=True) for n, m in zip(row, kinds, strict=True)
+        ),
         sem=sem,
         expected=expected,
     )

@@ -40,7 +40,9 @@ def _scaled(sde: ItoSDE, name: str | None, drift: float, noise: float) -> ItoSDE
     """Return the SDE with drift and noise of one field (None: of all) multiplied."""
 
     def scale(point: Any, factor: float) -> Any:
-        parts = (p if p is None or name not in (None, f) else factor * p for f, p in zip(point._fields, point, strict=True))
+        parts = (
+            p if p is None or name not in (None, f) else factor * p for f, p in zip(point._fields, point, strict=True)
+        )
         return type(point)(*parts)
 
     def at(t: float, x: Any) -> tuple[Any, Any]:

@@ -105,9 +105,7 @@ def default_multipliers(method: Method) -> tuple[int, ...]:
     return (1, 2, 4, 8) if method.refinement(2) == 4 else (1, 4, 16, 64)
 
 
-def make_initial(
-    method: Method, oracle: Oracle, theta0: Any, initial: Any, *, need_point: bool = True
-) -> Any:
+def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, need_point: bool = True) -> Any:
     """Return the starting Point with rows (rows, dim): theta0, and m and u of the method unless `initial` overrides.
 
     Args:
@@ -245,7 +243,9 @@ class Study:
             r = method.refinement(multiplier)
             m, o = _refined(refine, method, oracle, r)
             if abs(m.time_step * r - clock.h) > 1e-9 * clock.h:
-                raise ValueError(f"`refine` must divide the time step by r = {r}; got {m.time_step / clock.h:.6g} of it.")
+                raise ValueError(
+                    f"`refine` must divide the time step by r = {r}; got {m.time_step / clock.h:.6g} of it."
+                )
             equation = m.sde(o, order) if sde is None else sde if isinstance(sde, ItoSDE) else sde(m, o)
             _check_sde(equation, x0, o, clock.start * clock.h)
             records = tuple(t * r for t in clock.times)

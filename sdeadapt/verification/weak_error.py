@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdeadapt.checks import check_choice, check_integer, check_open_unit, check_positive
+from sdeadapt.checks import check_integer, check_open_unit, check_positive
 from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.base import NotDeclared, Oracle
 from sdeadapt.plain import describe
@@ -21,10 +21,9 @@ from sdeadapt.simulation.run import Run, run_chunks
 from sdeadapt.statistics.intervals import MIN_CHUNKS, max_t_quantile
 from sdeadapt.verification.decision import Decision, decide
 from sdeadapt.verification.estimators import (
-    ESTIMATORS,
     LevelResult,
     Pilot,
-    choose_estimator,
+    candidates,
     chunk_bytes,
     make_expansion,
     modes,
@@ -83,13 +82,12 @@ class Prepared:
         ]  # fmt: skip
 
 
-def prepare(
-    study: Study, *, estimator: str, rng: int | np.random.SeedSequence, budget: Budget, run: Run
-) -> Prepared:
+def prepare(study: Study, *, estimator: str, rng: int | np.random.SeedSequence, budget: Budget, run: Run) -> Prepared:
     """Run the pilot of a study and plan it."""
-    estimator, seeds, levels = choose_estimator(estimator, study.levels), SeedTree.of(rng), study.levels
+    seeds, levels = SeedTree.of(rng), study.levels
+    options = candidates(estimator, levels)
     expansions = tuple(make_expansion(level) for level in levels)
-    tasks = [(i, mode) for i in range(len(levels)) for mode in modes(estimator)]
+    tasks = [(i, mode) for option in options for i in range(len(levels)) for mode in modes(option)]
 
     def pilot(task: int) -> Pilot:
         i, mode = tasks[task]
@@ -98,9 +96,13 @@ def prepare(
 
     quiet = Run(run.device, run.dtype, run.chunk, run.executor)
     done = dict(zip(tasks, run_chunks(pilot, len(tasks), quiet), strict=True))
-    pilots = tuple({mode: done[i, mode] for mode in modes(estimator)} for i in range(len(levels)))
-    plan = make_plan(pilots, levels, study.h, estimator, budget)
-    return Prepared(study, estimator, expansions, pilots, plan, seeds, run)
+    found = []
+    for option in options:
+        pilots = tuple({mode: done[i, mode] for mode in modes(option)} for i in range(len(levels)))
+        plan = make_plan(pilots, levels, study.h, option, budget if len(options) == 1 else Budget())
+        found.append((plan.path_steps, option, pilots))
+    _, best, pilots = min(found, key=lambda one: one[0])  # by variance and operations: the same on every machine
+    return Prepared(study, best, expansions, pilots, make_plan(pilots, levels, study.h, best, budget), seeds, run)
 
 
 def verify(
@@ -173,7 +175,6 @@ def verify(
     begin = time.perf_counter()
     check_open_unit("confidence", confidence)
     check_positive("atol", atol, zero=True)
-    check_choice("estimator", estimator, ESTIMATORS)
     check_integer("order", order)
     study = Study.build(
         method, oracle, theta0=theta0, horizon=horizon, steps=steps, sde=sde, multipliers=multipliers, refine=refine,
