@@ -1,155 +1,32 @@
-"""What is to be verified, checked before any work: the clock, the family of step sizes, the start, the test functions."""
+"""What is to be verified, checked before any work: clock, family of step sizes, start, test functions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from sdeadapt.checks import check_choice, check_integer
 from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.amplified import Amplified
-from sdeadapt.oracles.base import NotDeclared, Oracle
+from sdeadapt.oracles.base import Oracle
 from sdeadapt.simulation.observables import TestFunction, resolve_test_functions
 from sdeadapt.simulation.paths import Level
 from sdeadapt.simulation.run import Run
 from sdeadapt.simulation.solvers import SOLVERS, check_substeps
+from sdeadapt.simulation.start import Clock, check_sde, make_clock, make_initial
 
-__all__ = ["Clock", "Recipe", "Refine", "Study", "base_steps", "default_multipliers", "make_clock", "make_initial"]
+__all__ = ["Recipe", "Refine", "Study", "default_multipliers"]
 
 Recipe = Callable[[Method, Oracle], ItoSDE]
 Refine = str | Callable[[Method, Oracle, int], tuple[Method, Oracle]]
-BIAS_CORRECTION_STEPS = 8  # base steps after which Adam is compared; from t = 0 its SDE is singular
-
-
-def base_steps(name: str, time: float, h: float) -> int:
-    """Return `time` in base steps.
-
-    Raises:
-        ValueError: if it is not a whole number of them.
-    """
-    steps = round(time / h) if math.isfinite(time) else -1
-    if steps < 0 or abs(time / h - steps) > 1e-6 * max(1, steps):
-        near = max(1, steps) * h
-        raise ValueError(
-            f"`{name}` must be a whole number of base steps of {h:.6g} (SDE time); got {time!r}. The nearest is {near:.6g}."
-        )
-    return steps
-
-
-@dataclass(frozen=True)
-class Clock:
-    """The base grid: step h in SDE time, and in base steps the start and the times looked at (the last is the end)."""
-
-    h: float
-    start: int
-    times: tuple[int, ...]
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """The times in SDE time."""
-        return np.array(self.times) * self.h
-
-
-def make_clock(
-    method: Method,
-    *,
-    horizon: float | None,
-    steps: int | None,
-    start: float | None = None,
-    times: int | Iterable[float] | None = None,
-    compares_sde: bool = True,
-) -> Clock:
-    """Return the clock of a run.
-
-    Args:
-        method: gives the base step.
-        horizon, steps: the end, counted from t = 0, in SDE time or in base steps; exactly one of them.
-        start: SDE time at which the SDE takes over; None is 0, or 8 base steps with bias correction.
-        times: SDE times to look at (None: the end only), or how many, equally spaced as far as the grid allows.
-        compares_sde: False for chains alone, which start at 0.
-
-    Raises:
-        ValueError: if a time is off the base grid or out of order.
-    """
-    h = method.time_step
-    if (horizon is None) == (steps is None):
-        raise ValueError("Exactly one of `horizon` (SDE time) and `steps` (base steps) must be given.")
-    end = base_steps("horizon", horizon, h) if horizon is not None else check_integer("steps", steps or 0)
-    if start is None:
-        first = BIAS_CORRECTION_STEPS if compares_sde and method.bias_correction else 0
-    else:
-        first = base_steps("start", start, h)
-    if compares_sde and method.bias_correction and first == 0:
-        raise ValueError("With bias correction the SDE is singular at t = 0: `start` must be at least one base step.")
-    if end <= first:
-        raise ValueError(f"`horizon` must exceed `start`; got {end} and {first} base steps of {h:.6g}.")
-    if times is None:
-        grid = [end]
-    elif isinstance(times, int):
-        count = min(check_integer("times", times), end - first)
-        grid = sorted({first + round((end - first) * (i + 1) / count) for i in range(count)})
-    else:
-        grid = sorted({base_steps("times", t, h) for t in times})
-        if not grid or grid[0] <= first or grid[-1] > end:
-            raise ValueError(f"`times` must lie in ({first * h:.6g}, {end * h:.6g}]; got {list(times)!r}.")
-    return Clock(h, first, tuple(grid))
 
 
 def default_multipliers(method: Method) -> tuple[int, ...]:
     """Return multipliers for which h falls by 4 each time: (1, 2, 4, 8) or, SGD-scaled, (1, 4, 16, 64)."""
     return (1, 2, 4, 8) if method.refinement(2) == 4 else (1, 4, 16, 64)
-
-
-def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, need_point: bool = True) -> Any:
-    """Return the starting Point with rows (rows, dim): theta0, and m and u of the method unless `initial` overrides.
-
-    Args:
-        method, oracle: base method and oracle.
-        theta0: (dim,) or (rows, dim).
-        initial: None, a Point or a mapping with some of the fields.
-        need_point: False for chains started as torch starts them.
-
-    Raises:
-        ValueError: on shapes, values that are not finite, unknown fields or u, m != 0 under bias correction.
-    """
-    theta = torch.as_tensor(theta0, dtype=oracle.dtype, device=oracle.device)
-    theta = theta[None] if theta.dim() == 1 else theta
-    if theta.dim() != 2 or theta.shape[1] != oracle.dim:
-        raise ValueError(f"`theta0` must have shape ({oracle.dim},) or (rows, {oracle.dim}); got {tuple(theta.shape)}.")
-    if not bool(theta.isfinite().all()):
-        raise ValueError(f"`theta0` must be finite; got {theta.tolist() if theta.numel() < 9 else 'NaN or inf in it'}.")
-    overrides = dict(initial if isinstance(initial, Mapping) else initial._asdict()) if initial is not None else {}
-    fields = method.Point._fields  # type: ignore[attr-defined]
-    if unknown := set(overrides) - set(fields):
-        raise ValueError(f"`initial` must have fields among {', '.join(fields)}; got {', '.join(sorted(unknown))}.")
-    values: dict[str, torch.Tensor] = {}
-    for name, value in overrides.items():
-        value = torch.as_tensor(value, dtype=theta.dtype, device=theta.device)
-        if value.dim() > 2 or (value.dim() > 0 and value.shape[-1] != theta.shape[1]):
-            raise ValueError(f"`initial` {name} must have shape {tuple(theta.shape)}; got {tuple(value.shape)}.")
-        values[name] = value.expand(theta.shape)
-        if not bool(values[name].isfinite().all()):
-            raise ValueError(f"`initial` {name} must be finite.")
-        if name == "u" and bool((values[name] < 0).any()):
-            raise ValueError(f"`initial` u must not be negative; got {float(values[name].min())}.")
-        if name != "theta" and method.bias_correction and bool((values[name] != 0).any()):
-            raise ValueError(
-                f"With bias correction m = u = 0 at t = 0; got `initial` {name} != 0. "
-                "Leave it out, or set bias_correction=False."
-            )
-    if "theta" in values and not torch.equal(values["theta"], theta):
-        raise ValueError("`initial` theta must agree with `theta0`; leave one of them out.")
-    if set(fields) == {*values, "theta"} or not need_point:
-        default = None if need_point else method.to_point(method.init(theta), oracle.scale)
-    else:
-        default = method.initial(oracle.at(theta))
-    parts = [theta if f == "theta" else values[f] if f in values else getattr(default, f) for f in fields]
-    return method.Point(*(part.expand(theta.shape).contiguous() for part in parts))
 
 
 def _refined(refine: Refine, method: Method, oracle: Oracle, r: int) -> tuple[Method, Oracle]:
@@ -247,26 +124,7 @@ class Study:
                     f"`refine` must divide the time step by r = {r}; got {m.time_step / clock.h:.6g} of it."
                 )
             equation = m.sde(o, order) if sde is None else sde if isinstance(sde, ItoSDE) else sde(m, o)
-            _check_sde(equation, x0, o, clock.start * clock.h)
+            check_sde(equation, x0, clock.start * clock.h, columns=o.noise_dim if o.couples else 0)
             records = tuple(t * r for t in clock.times)
             levels.append(Level(m, o, oracle, equation, x0, clock.start * r, records, functions, substeps, solver))
         return cls(clock, multipliers, tuple(levels), functions, oracle)
-
-
-def _check_sde(sde: ItoSDE, x0: Any, oracle: Oracle, t: float) -> None:
-    """Look at the SDE once, at the start: shapes, and whether everything it needs is declared."""
-    if sde.point is not type(x0) and sde.point._fields != x0._fields:  # type: ignore[attr-defined]
-        raise ValueError(f"The SDE's Point must have the fields {x0._fields}; got {sde.point._fields}.")  # type: ignore[attr-defined]
-    if sde.noise_dim < oracle.noise_dim and oracle.couples:
-        raise ValueError(f"The SDE must have at least {oracle.noise_dim} Brownian columns; got {sde.noise_dim}.")
-    if hasattr(x0, "u") and bool((x0.u == 0).all()):  # Adam's start: a look from a point that it can reach
-        x0 = x0._replace(u=x0.u + 1)
-    rows = type(x0)(*(field[:1].expand(2, -1) for field in x0))
-    try:
-        drift, diffuse = sde.at(t, rows)
-        noise = diffuse(torch.zeros(2, sde.noise_dim, dtype=rows.theta.dtype, device=rows.theta.device))
-    except NotDeclared as missing:
-        raise NotDeclared(f"The SDE cannot be evaluated. {missing}") from missing
-    for part in (*drift, *noise):
-        if part is not None and part.shape != rows.theta.shape:
-            raise ValueError(f"Drift and diffusion must have shape (paths, {oracle.dim}); got {tuple(part.shape)}.")
