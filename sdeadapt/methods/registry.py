@@ -1,0 +1,89 @@
+"""Methods by name, for the command line."""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from sdeadapt.checks import check_choice
+from sdeadapt.methods.adam import Adam
+from sdeadapt.methods.base import Method
+from sdeadapt.methods.rmsprop import RMSprop
+from sdeadapt.methods.sgd import SGD
+
+__all__ = ["METHODS", "build", "method", "plain_name"]
+
+METHODS: dict[str, type[Method]] = {"adam": Adam, "rmsprop": RMSprop, "sgd": SGD}
+
+
+def plain_name(name: str) -> str:
+    """Return `name` in lower case without hyphens and underscores, in which names are compared."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def method(name: str, **options: Any) -> Method:
+    """Return the method called `name`; hyphens, underscores and case do not matter.
+
+    Args:
+        name: one of `METHODS`.
+        options: hyper-parameters, as values or as text.
+
+    Raises:
+        ValueError: on an unknown name or option (with the nearest known one), or a value of the wrong type.
+
+    Example:
+        >>> method("RMS-prop", lr="0.1", beta=0.9).time_step
+        0.010000000000000002
+    """
+    return build(METHODS[check_choice("method", plain_name(name), METHODS)], options)
+
+
+def build(cls: type, options: Mapping[str, Any]) -> Any:
+    """Return a dataclass built from options that are values or text, each checked against the type of its field.
+
+    Args:
+        cls: the dataclass.
+        options: field -> value; in names, hyphens, underscores and case do not matter.
+
+    Raises:
+        ValueError: if a field is unknown or missing, or a value is of the wrong type.
+    """
+    known = {plain_name(f.name): f for f in fields(cls) if f.init}
+    hints = typing.get_type_hints(cls)
+    chosen = {}
+    for option, value in options.items():
+        if plain_name(option) not in known:
+            check_choice(f"option of {cls.__name__}", option, [f.name for f in known.values()])
+        name = known[plain_name(option)].name
+        chosen[name] = _typed(name, value, hints[name])
+    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in chosen]:
+        raise ValueError(f"{cls.__name__} needs `{missing[0]}`; got {', '.join(chosen) or 'no options'}.")
+    return cls(**chosen)
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """Return `value` as the type `hint` (float, int, bool or str; anything else passes if it is not text).
+
+    Raises:
+        ValueError: if it is not of that type.
+    """
+    text = isinstance(value, str)
+    error = ValueError(f"`{name}` must be of type {getattr(hint, '__name__', hint)}; got {value!r}.")
+    if hint is bool:
+        words = {"true": True, "false": False}
+        if isinstance(value, bool) or (text and value.lower() in words):
+            return words[value.lower()] if text else value
+    elif hint in (float, int):
+        try:
+            number = float(value)
+            if not isinstance(value, bool) and (hint is float or number == math.floor(number)):
+                return hint(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    elif text == (hint is str):
+        return value
+    raise error
