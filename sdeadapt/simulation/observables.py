@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +38,11 @@ class Snapshot:
 
     @cached_property
     def local(self) -> Local:
-        """The oracle's view at theta."""
+        """The oracle's view at theta.
+
+        Raises:
+            NotDeclared: if there is no oracle.
+        """
         if self.oracle is None:
             raise NotDeclared(
                 f"Without an oracle a test function may use {', '.join(self.point._fields)} only; pass `oracle=`."
@@ -107,7 +112,11 @@ class Named:
         return form, int(match[2]) if match else 0
 
     def __call__(self, x: Snapshot) -> Tensor:
-        """Return phi(x), (paths,)."""
+        """Return phi(x), (paths,).
+
+        Raises:
+            ValueError: if theta has no such coordinate.
+        """
         form, index = self._parse()
         if form.startswith("theta_{i}") and index >= x.theta.shape[-1]:
             raise ValueError(f"`{self.name}` needs a coordinate below {x.theta.shape[-1]}, the dimension; got {index}.")
@@ -120,10 +129,8 @@ def default_test_functions(oracle: Oracle | None, fields: Iterable[str], dim: in
     names += ["projection_0_squared"] if dim > 1 else []
     if oracle is not None:
         probe = oracle.at(torch.zeros(1, dim, dtype=oracle.dtype, device=oracle.device))
-        try:
+        with contextlib.suppress(NotDeclared):
             names += ["loss"] if probe.loss is not None else []
-        except NotDeclared:
-            pass
     names += ["mean_u"] if "u" in fields else []
     names += ["m_norm_squared"] if "m" in fields else []
     return names

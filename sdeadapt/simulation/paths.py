@@ -91,6 +91,7 @@ def run_paths(
     method, oracle, sde = level.method, level.oracle, level.sde
     h, q, dtype = method.time_step, level.substeps, level.initial.theta.dtype
     step, area = solver(level.solver)
+    heavy = mode == "coupled" and oracle.heavy
     point = level.draw_initial(generator, paths)
     state, pair = method.from_point(point, oracle.scale), Pair(point, point)
     chain_runs = mode != "sde" or level.start > 0
@@ -109,7 +110,7 @@ def run_paths(
                     pair = Pair(point, point)
                 sde_terms = terms
                 chain_runs = mode == "coupled"
-            fine = draw_increments(generator, q, h / q, paths, sde.noise_dim, dtype, area=area)
+            fine = draw_increments(generator, q, h / q, paths, sde.noise_dim, dtype, area=area, heavy=heavy)
             coarse = fine.halved()
             pair = pair.advance(step, sde, k * h, fine, coarse)
             if expansion and sde_terms is not None:

@@ -7,8 +7,8 @@ $$d' = A d + b\,\zeta, \quad \mu' = A \mu + c\,(\zeta^2 - \sigma^2 \mathrm{diag}
 The controls of a test function are $\nabla\varphi\cdot d$, $\nabla\varphi\cdot\mu$, $\nabla\varphi\cdot v$,
 $d^T \nabla^2\varphi\, d / 2$ less its mean, and $d^T \nabla^2\varphi\, v$. Their means are zero *whatever* A, b, c and
 the derivatives of the test function are, because $\zeta_k$ is independent of the past and has the declared covariance:
-so these are taken by finite differences, and any method and any user's SDE is served. For a linear gradient, $\bar\theta + d$ is
-the chain with u replaced by its deterministic path.
+so these are taken by finite differences, and any method and any user's SDE is served. For a linear gradient,
+$\bar\theta + d$ is the chain with u replaced by its deterministic path.
 """
 
 from __future__ import annotations

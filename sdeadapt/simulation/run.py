@@ -56,7 +56,7 @@ class Run:
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     def chunk_size(self, bytes_per_path: int) -> int:
-        """Return the paths per chunk: a power of two whose scratch memory stays in the cache (CPU) or in 4 GiB (GPU)."""
+        """Return the paths per chunk: a power of two with scratch memory of 32 MiB (CPU) or 4 GiB (GPU) at most."""
         if self.chunk is not None:
             return self.chunk
         on_cpu = torch.device(self.device).type == "cpu"
@@ -72,7 +72,7 @@ def _one_thread() -> None:
 def workers(n: int) -> futures.ProcessPoolExecutor:
     """Return `n` spawned worker processes with one torch thread each; the same bits for any `n`.
 
-    They are spawned, not forked: a forked child hangs after a parallel matmul in its parent. Use it as a context manager.
+    They are spawned, not forked: a forked child hangs after a parallel matmul in its parent. Use as a context manager.
 
     Args:
         n: number of processes, >= 1.

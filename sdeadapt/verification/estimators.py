@@ -174,7 +174,8 @@ class Pilot(NamedTuple):
 def run_pilot(level: Level, mode: Mode, expansion: Expansion | None, seeds: SeedTree, index: int, paths: int) -> Pilot:
     """Run a small pilot: regression coefficients of the controls, variances, speed."""
     job = LevelJob(level, mode, expansion, seeds, _PILOT[mode], index, paths)
-    job.values(0) if expansion else None  # makes the expansion's coefficients, which the run shares
+    if expansion:
+        replace(job, paths=2).values(0)  # makes the coefficients of the expansion, which are not to be timed
     begin = time.perf_counter()
     values = job.values(0)
     seconds = (time.perf_counter() - begin) / paths
@@ -247,7 +248,7 @@ def run_level(
     index: int,
     estimator: str,
     expansion: Expansion | None,
-    pilots: dict[str, Pilot],
+    pilots: dict[Mode, Pilot],
     paths: dict[str, int],
     seeds: SeedTree,
     run: Run,
@@ -256,11 +257,14 @@ def run_level(
     """Run one level and return its weak error.
 
     Args:
-        level, index: which.
+        level: which one.
+        index: its place in the study.
         estimator: "coupled" or "independent".
-        expansion, pilots: control variates and their coefficients, by mode.
+        expansion: makes the control variates.
+        pilots: their coefficients, by mode.
         paths: number of paths by mode, rounded up to whole chunks.
-        seeds, run: the randomness, and where the chunks run.
+        seeds: the randomness.
+        run: where the chunks run.
         tick: called with the number of chunks done.
     """
     results: dict[str, tuple[LevelJob, ChunkResult, int]] = {}

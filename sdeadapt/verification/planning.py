@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdeadapt.checks import check_integer, check_positive
-from sdeadapt.simulation.paths import Level
+from sdeadapt.simulation.paths import Level, Mode
 from sdeadapt.verification.estimators import Pilot, modes
 
 __all__ = ["Budget", "Plan", "make_plan"]
@@ -57,8 +57,8 @@ class Budget:
 class Plan:
     """The planned numbers of paths and what they are expected to show.
 
-    paths: a row a level, a number a mode; path_steps: evaluations of a gradient in all, roughly; seconds: of one worker, by the
-    pilot's speed; sem (J, L): predicted standard errors; expected (J,): errors expected at the finest level.
+    paths: a row a level, a number a mode; path_steps: evaluations of a gradient in all, roughly; seconds: of one
+    worker, by the pilot's speed; sem (J, L): predicted standard errors; expected (J,): errors expected at the finest level.
     """
 
     modes: tuple[str, ...]
@@ -80,14 +80,22 @@ def _cost(level: Level, mode: str) -> float:
     return alone + {"chain": chain, "sde": sde, "coupled": chain + sde}[mode]
 
 
+def _seconds(paths: Sequence[Sequence[float]], pilots: Sequence[dict[Mode, Pilot]], kinds: Sequence[Mode]) -> float:
+    rows = zip(paths, pilots, strict=True)
+    return sum(n * pilot[mode].seconds for row, pilot in rows for n, mode in zip(row, kinds, strict=True))
+
+
 def make_plan(
-    pilots: Sequence[dict[str, Pilot]], levels: Sequence[Level], h: np.ndarray, estimator: str, budget: Budget
+    pilots: Sequence[dict[Mode, Pilot]], levels: Sequence[Level], h: np.ndarray, estimator: str, budget: Budget
 ) -> Plan:
     """Return the plan.
 
     The tolerated standard error of a target is `precision` of the error expected at the finest level: that of the
     coarsest level times h_L/h_1, should the claim hold, or a fifth of the largest |e|/s if that is more. Coarser levels
     may err more, as (h/h_L)^{3/4}. Within a level, chain and SDE share it at least cost.
+
+    Raises:
+        ValueError: if `budget.paths` has rows that do not fit the levels.
     """
     kinds = modes(estimator)
     square = pilots[0][kinds[-1]].square
@@ -112,11 +120,8 @@ def make_plan(
             tolerated = precision * float(h[i] / h[-1]) ** 0.75
             total = sum(math.sqrt(v[m] * c[m]) for m in kinds)
             paths.append([math.sqrt(v[m] / c[m]) * total / tolerated**2 for m in kinds])
-    seconds = sum(
-        n * p[m].seconds for row, p in zip(paths, pilots, strict=True) for n, m in zip(row, kinds, strict=True)
-    )
     if budget.seconds is not None:
-        paths = [[n * budget.seconds / seconds for n in row] for row in paths]
+        paths = [[n * budget.seconds / _seconds(paths, pilots, kinds) for n in row] for row in paths]
     if budget.paths is None:
         most = math.inf if budget.seconds is not None else MOST_PATHS
         paths = [[min(max(n, 512.0), most) for n in row] for row in paths]
@@ -133,9 +138,7 @@ def make_plan(
         modes=kinds,
         paths=whole,
         path_steps=round(sum(n * _cost(level, m) for n, level, m in pairs)),
-        seconds=sum(
-            n * p[m].seconds for row, p in zip(whole, pilots, strict=True) for n, m in zip(row, kinds, strict=True)
-        ),
+        seconds=_seconds(whole, pilots, kinds),
         sem=sem,
         expected=expected,
     )

@@ -15,6 +15,7 @@ from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.base import NotDeclared, Oracle
 from sdeadapt.plain import describe
 from sdeadapt.simulation.observables import TestFunction
+from sdeadapt.simulation.paths import Mode
 from sdeadapt.simulation.perturbation import Expansion
 from sdeadapt.simulation.randomness import SeedTree
 from sdeadapt.simulation.run import Run, run_chunks
@@ -47,7 +48,7 @@ class Prepared:
     study: Study
     estimator: str
     expansions: tuple[Expansion | None, ...]
-    pilots: tuple[dict[str, Pilot], ...]
+    pilots: tuple[dict[Mode, Pilot], ...]
     plan: Plan
     seeds: SeedTree
     run: Run
@@ -132,13 +133,15 @@ def verify(
 ) -> WeakErrorReport:
     r"""Measure the weak error of an SDE at several time steps and decide whether it has the claimed order.
 
-    $e(h) = E\varphi(x_{T/h}) - E\varphi(X_T)$ for the method's iteration x refined to step h and the SDE X; the claim is
-    $e(h) = O(h^p)$ (Malladi et al. 2022, Definition 2.4).
+    $e(h) = E\varphi(x_{T/h}) - E\varphi(X_T)$ for the method's iteration x refined to step h and the SDE X; the claim
+    is $e(h) = O(h^p)$ (Malladi et al. 2022, Definition 2.4).
 
     Args:
-        method, oracle: at the user's own learning rate and batch.
+        method: at the user's own learning rate.
+        oracle: at the user's own batch.
         theta0: (dim,), or (rows, dim) for a start drawn among the rows.
-        horizon, steps: the end T in SDE time from t = 0, or in base steps; exactly one of them.
+        horizon: the end T in SDE time, counted from t = 0, or
+        steps: the same in base steps; exactly one of them.
         sde: None for the method's own, an ItoSDE, or a recipe (method, oracle) -> ItoSDE called at every level.
         multipliers: divisors of the learning rate, three or more, increasing; by default h falls by 4 each time.
         refine: "svag" (amplified noise), "noise" (same law, rescaled), "step" (oracle unchanged) or a function
@@ -155,7 +158,8 @@ def verify(
         atol: errors below atol * sqrt(E phi^2) count as zero; 0 switches it off.
         power: also report what standard perturbations of the SDE would have looked like.
         rng: a whole number or a SeedSequence; nothing global is read.
-        budget, run: how much to spend and where.
+        budget: how much to spend.
+        run: device, dtype, chunk, workers, progress.
 
     Returns:
         The report: verdict, message, tests, orders, plateau bounds, the error at the user's own lr.
