@@ -169,11 +169,11 @@ class Adam(Method):
                     )
                 gamma1, root2 = -math.expm1(-c1 * t), math.sqrt(-math.expm1(-c2 * t))
             local = oracle.at(x.theta)
-            p = sigma0 * x.u.clamp_min(0).sqrt() + eps0 * root2  # u < 0 only by the solver's error
+            p = x.u.clamp_min(0).sqrt_().mul_(sigma0).add_(eps0 * root2)  # u < 0 only by the solver's error
             drift = AdamPoint(
-                x.m / p * (-self.factor(t) * root2 / gamma1),
-                c1 * (local.gradient - x.m),
-                c2 * (local.covariance_diagonal - x.u),
+                (x.m / p).mul_(-self.factor(t) * root2 / gamma1),
+                (local.gradient - x.m).mul_(c1),
+                (local.covariance_diagonal - x.u).mul_(c2),
             )
             return drift, lambda dw: AdamPoint(None, local.diffuse(dw) * (sigma0 * c1), None)  # type: ignore[arg-type]
 

@@ -137,8 +137,9 @@ class RMSprop(Method):
 
         def at(t: float, x: RMSpropPoint) -> tuple[RMSpropPoint, Callable[[Tensor], RMSpropPoint]]:
             local = oracle.at(x.theta)
-            step = -self.factor(t) / (sigma0 * x.u.clamp_min(0).sqrt() + eps0)  # u < 0 only by the solver's error
-            drift = RMSpropPoint(local.gradient * step, c * (local.covariance_diagonal - x.u))
-            return drift, lambda dw: RMSpropPoint(local.diffuse(dw) * step * sigma0, None)  # type: ignore[arg-type]
+            p = x.u.clamp_min(0).sqrt_().mul_(sigma0).add_(eps0)  # u < 0 only by the solver's error
+            rate = p.reciprocal_().mul_(-self.factor(t))
+            drift = RMSpropPoint(local.gradient * rate, (local.covariance_diagonal - x.u).mul_(c))
+            return drift, lambda dw: RMSpropPoint((local.diffuse(dw) * rate).mul_(sigma0), None)  # type: ignore[arg-type]
 
         return ItoSDE(at, oracle.noise_dim, RMSpropPoint)
