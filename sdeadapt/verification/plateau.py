@@ -183,7 +183,6 @@ def judge(
         one_story
         & (fine.lower(finest - allowed, z_joint) > 0)
         & (fine.lower(level - SHARE * allowed, z_joint) > 0)
-        & (fine.lower(level, z_joint) > 0)
         & (fine.lower(finest, z_joint) / scale > margin)
     )
     refuted = violated.any(-1)

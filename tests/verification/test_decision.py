@@ -261,6 +261,22 @@ def test_noise_free_errors_are_judged_by_the_same_rule():
     assert one(1e-15 * np.sqrt(X), 0.0).verdict is Verdict.INCONCLUSIVE  # round-off: this test function may be blind
 
 
+@pytest.mark.parametrize(("power", "verdict"), [(0.8, Verdict.CONFIRMED), (0.7, Verdict.REFUTED)])
+def test_the_tolerance_of_the_order_is_a_quarter(power, verdict):
+    assert one(0.05 * X**power).verdict is verdict
+
+
+CURVED = X - 8 * X**2  # no plateau, and yet the finest error is .44 of the one before
+
+
+def test_each_half_of_the_claim_is_needed():
+    assert one(CURVED).verdict is Verdict.INCONCLUSIVE  # the order is not seen; without a plateau it is not refuted
+    assert one(CURVED + 0.05 * CURVED[-1]).verdict is Verdict.INCONCLUSIVE  # nor with a small one
+    opposite = one(X - 0.9 * X[-1])  # falls fast, to the wrong limit: e_L is small by accident
+    assert opposite.tests[0].order > 2
+    assert opposite.verdict is Verdict.INCONCLUSIVE
+
+
 def test_round_off_beside_a_test_function_that_sees_is_tiny():
     decision = one([0.05 * X, 1e-15 * np.array([1, -1, 1, 2])])
     assert decision.verdict is Verdict.CONFIRMED
@@ -275,8 +291,14 @@ def test_small_beside_others_passes_only_without_a_visible_plateau():
     resolved = one(error, [[2e-5], [1e-6]])
     assert resolved.verdict is Verdict.INCONCLUSIVE
     assert resolved.reason == "pre-asymptotic"
-    # and one that is not small
-    assert one(error * np.array([[1], [300]]), [[2e-5], [3e-3]]).verdict is Verdict.INCONCLUSIVE
+    # small, in the finest error and in the plateau that could be there: .05 X shows .0011, a third of it as a plateau
+    assert one([0.05 * X, 0.05 * CURVED], 1e-6).verdict is Verdict.CONFIRMED
+    assert one([0.05 * X, 1.0 * CURVED], 1e-6).verdict is Verdict.INCONCLUSIVE
+    nearly = [0.05 * X, 0.00105 / CURVED[-1] * CURVED]  # beside .0011, or beside its lower bound of .00103
+    assert one(nearly, [[1e-6], [1e-6]]).verdict is Verdict.CONFIRMED
+    assert one(nearly, [[1e-4], [1e-6]]).verdict is Verdict.INCONCLUSIVE
+    assert one([0.05 * X, 0 * X], [[1e-5], [3e-4]]).verdict is Verdict.INCONCLUSIVE
+    assert one([0.05 * X, 0 * X], [[1e-5], [1e-4]]).verdict is Verdict.CONFIRMED
 
 
 def test_the_margin_of_equivalence():
