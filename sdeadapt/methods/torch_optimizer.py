@@ -111,7 +111,10 @@ class TorchOptimizer(Method):
         return TorchState(parameter.detach(), dict(optimizer.state[parameter]))
 
     def to_point(self, state: TorchState, scale: float) -> Any:
-        """Return the state in SDE coordinates; by default theta alone."""
+        """Return the state in SDE coordinates; by default theta alone. A fresh state shows its slots at rest."""
+        if self.point is not TorchPoint and not state.slots:  # what a zero gradient at zero leaves in them
+            zero = torch.zeros_like(state.theta)
+            state = TorchState(state.theta, self.step(TorchState(zero), zero, 0).slots)
         return self.state_to_point(state, scale)
 
     def from_point(self, point: Any, scale: float) -> TorchState:

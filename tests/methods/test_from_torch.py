@@ -129,6 +129,9 @@ def test_own_coordinates_counter_and_rescaling_equal_our_adam():
     assert torchs.Point is AdamPoint
     assert torchs.bias_correction
     assert not torchs.initial(ORACLE.at(start())).m.any()
+    fresh = torchs.to_point(torchs.init(start()), 2.0)
+    assert torch.equal(fresh.theta, start())
+    assert not torch.cat([fresh.m, fresh.u]).any()
 
 
 def test_defaults_are_theta_alone_and_what_is_not_declared_is_refused():
