@@ -143,7 +143,8 @@ def decide(
     $A = (h_L/h_{L-1})^{p - 1/4} |e_{L-1}|$ and $\rho = 1/3$, a target is "ok" if provably $|e_L| < A$ and
     $|a| < \rho A$, and "violated" if provably $|e_L| > A$ and $|a| > \rho A$, simultaneously over the targets.
     REFUTED: some target is violated. CONFIRMED: every target is ok, or small beside those that are.
-    False verdicts of either kind have probability at most 1 - `confidence`.
+    Noise makes either verdict false with probability at most 1 - `confidence`; "provably" refers to noise and bias
+    bounds. A plateau below $\rho A$ passes, and terms beyond $h^{p+1}$ at the three finest steps count as plateau.
 
     Args:
         h: (L,), time steps of the levels, decreasing, L >= 3 (four make more violations visible).
