@@ -12,12 +12,11 @@ from torch import Tensor
 
 from sdeadapt.checks import check_choice, check_integer, check_positive
 from sdeadapt.oracles.base import NotDeclared, Oracle, Stream
+from sdeadapt.oracles.noise import MOST_NODES
 
 __all__ = ["SAMPLINGS", "Minibatch", "Replacement", "Shuffle"]
 
 SAMPLINGS = ("replacement", "batch", "epoch")
-
-_MOST_NODES = 100_000
 
 M = TypeVar("M", bound="Minibatch")
 
@@ -148,9 +147,9 @@ class Minibatch(Oracle):
         """
         repeats = self.sampling == "replacement"
         count = math.comb(self.examples + (self.batch_size - 1 if repeats else 0), self.batch_size)
-        if count > _MOST_NODES:
+        if count > MOST_NODES:
             raise NotDeclared(
-                f"`rule` must have at most {_MOST_NODES:,} nodes; {self.examples} examples have {count:.3g} batches of "
+                f"`rule` must have at most {MOST_NODES:,} nodes; {self.examples} examples have {count:.3g} batches of "
                 f"{self.batch_size}. Take fewer examples or smaller batches."
             )
         choose = itertools.combinations_with_replacement if repeats else itertools.combinations
