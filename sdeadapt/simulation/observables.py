@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdeadapt.oracles.base import Local, NotDeclared, Oracle
 
-__all__ = ["Named", "Snapshot", "TestFunction", "default_test_functions", "resolve_test_functions"]
+__all__ = ["Named", "Snapshot", "TestFunction", "default_test_functions", "evaluate", "resolve_test_functions"]
 
 
 class Snapshot:
@@ -165,3 +165,9 @@ def resolve_test_functions(
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"Test function {name!r} must return one real number per path, (paths,); got {shape}.")
     return resolved
+
+
+def evaluate(functions: Mapping[str, TestFunction], point: Any, oracle: Oracle | None) -> Tensor:
+    """Return all test functions at one time, (paths, functions), in the precision of theta."""
+    x = Snapshot(point, oracle)
+    return torch.stack([phi(x).to(point.theta.dtype) for phi in functions.values()], 1)

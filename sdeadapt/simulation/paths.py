@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.base import Oracle
-from sdeadapt.simulation.observables import Snapshot, TestFunction
+from sdeadapt.simulation.observables import TestFunction, evaluate
 from sdeadapt.simulation.perturbation import Expansion, Terms
 from sdeadapt.simulation.solvers import Pair, draw_increments, solver
 
-__all__ = ["Level", "Mode", "Values", "first_divergence", "run_paths"]
+__all__ = ["Level", "Mode", "Values", "draw_initial", "first_divergence", "run_paths"]
 
 Mode = Literal["chain", "sde", "coupled"]
 
@@ -47,25 +47,26 @@ class Level:
     substeps: int = 4
     solver: str = "extrapolated"
 
-    def draw_initial(self, generator: torch.Generator, paths: int) -> Any:
-        """Return the starting Point of every path."""
-        rows = self.initial.theta.shape[0]
-        if rows == 1:
-            return type(self.initial)(*(field.expand(paths, -1) for field in self.initial))
-        index = torch.randint(rows, (paths,), generator=generator, device=generator.device)
-        return type(self.initial)(*(field[index] for field in self.initial))
-
     def evaluate(self, point: Any) -> Tensor:
         """Return all test functions at one time, (paths, functions)."""
-        x = Snapshot(point, self.base)
-        return torch.stack([phi(x).to(self.initial.theta.dtype) for phi in self.functions.values()], 1)
+        return evaluate(self.functions, point, self.base)
+
+
+def draw_initial(initial: Any, generator: torch.Generator, paths: int) -> Any:
+    """Return a starting Point of every path: a row of `initial`, drawn at random if there are several."""
+    rows = initial.theta.shape[0]
+    if rows == 1:
+        return type(initial)(*(field.expand(paths, -1) for field in initial))
+    index = torch.randint(rows, (paths,), generator=generator, device=generator.device)
+    return type(initial)(*(field[index] for field in initial))
 
 
 class Values(NamedTuple):
     """What a chunk of paths showed; the columns run over times, then functions.
 
     chain, sde (paths, J): test functions, the SDE's extrapolated; bias (paths, J): fine − coarse; controls
-    (paths, J, C): control variates of mean zero; least_u: the smallest u met at a recorded time.
+    (paths, J, C): control variates of mean zero; least_u: the smallest u met at a recorded time; kept
+    (keep, times, dim): theta of the first paths, the SDE's where it runs alone.
     """
 
     chain: Tensor | None
@@ -73,11 +74,18 @@ class Values(NamedTuple):
     bias: Tensor | None
     controls: Tensor | None
     least_u: float
+    kept: Tensor | None = None
 
 
 @torch.no_grad()
 def run_paths(
-    level: Level, mode: Mode, generator: torch.Generator, paths: int, expansion: Expansion | None = None
+    level: Level,
+    mode: Mode,
+    generator: torch.Generator,
+    paths: int,
+    expansion: Expansion | None = None,
+    *,
+    keep: int = 0,
 ) -> Values:
     """Run `paths` paths of a level and return their test functions.
 
@@ -87,18 +95,19 @@ def run_paths(
         generator: the only randomness.
         paths: how many.
         expansion: makes the control variates; None leaves them out.
+        keep: of how many paths theta is kept.
     """
     method, oracle, sde = level.method, level.oracle, level.sde
     h, q, dtype = method.time_step, level.substeps, level.initial.theta.dtype
     step, area = solver(level.solver)
     heavy = mode == "coupled" and oracle.heavy
-    point = level.draw_initial(generator, paths)
+    point = draw_initial(level.initial, generator, paths)
     state, pair = method.from_point(point, oracle.scale), Pair(point, point)
     chain_runs = mode != "sde" or level.start > 0
     stream = oracle.stream(generator, paths) if chain_runs else None
     terms = expansion.begin(point) if expansion else None
     sde_terms: Terms | None = None
-    seen: dict[str, list[Tensor]] = {"chain": [], "sde": [], "bias": [], "controls": []}
+    seen: dict[str, list[Tensor]] = {"chain": [], "sde": [], "bias": [], "controls": [], "kept": []}
     least_u = math.inf
 
     for k in range(level.records[-1]):
@@ -140,8 +149,10 @@ def run_paths(
                     controls.append(expansion.sde_controls(sde_terms, k + 1))
             if controls:
                 seen["controls"].append(torch.cat(controls, 2))
+            if keep:
+                seen["kept"].append((point if chain_runs else pair.fine).theta[:keep, None])
     joined = {name: torch.cat(parts, 1) if parts else None for name, parts in seen.items()}
-    return Values(joined["chain"], joined["sde"], joined["bias"], joined["controls"], least_u)
+    return Values(joined["chain"], joined["sde"], joined["bias"], joined["controls"], least_u, joined["kept"])
 
 
 def _least_u(point: Any) -> float:

@@ -14,7 +14,7 @@ from sdeadapt.checks import check_integer
 from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.base import NotDeclared, Oracle
 
-__all__ = ["Clock", "base_steps", "check_sde", "make_clock", "make_initial"]
+__all__ = ["Clock", "base_steps", "check_sde", "make_clock", "make_initial", "make_point", "make_times"]
 
 BIAS_CORRECTION_STEPS = 8  # base steps after which Adam is compared; from t = 0 its SDE is singular
 
@@ -83,16 +83,34 @@ def make_clock(
         raise ValueError("With bias correction the SDE is singular at t = 0: `start` must be at least one base step.")
     if end <= first:
         raise ValueError(f"`horizon` must exceed `start`; got {end} and {first} base steps of {h:.6g}.")
+    return Clock(h, first, make_times(times, first, end, h))
+
+
+def make_times(
+    times: int | Iterable[float] | None, first: int, end: int, h: float, *, origin: float = 0.0
+) -> tuple[int, ...]:
+    """Return the steps after `first`, up to `end`, at which a run is looked at.
+
+    Args:
+        times: SDE times, or how many, equally spaced as far as the grid allows; None is the end alone.
+        first: the step that it starts from.
+        end: its last step.
+        h: the step.
+        origin: SDE time of step 0.
+
+    Raises:
+        ValueError: if a time is off the grid or out of order.
+    """
     if times is None:
-        grid = [end]
-    elif isinstance(times, int):
+        return (end,)
+    if isinstance(times, int):
         count = min(check_integer("times", times), end - first)
-        grid = sorted({first + round((end - first) * (i + 1) / count) for i in range(count)})
-    else:
-        grid = sorted({base_steps("times", t, h) for t in times})
-        if not grid or grid[0] <= first or grid[-1] > end:
-            raise ValueError(f"`times` must lie in ({first * h:.6g}, {end * h:.6g}]; got {list(times)!r}.")
-    return Clock(h, first, tuple(grid))
+        return tuple(sorted({first + round((end - first) * (i + 1) / count) for i in range(count)}))
+    grid = tuple(sorted({base_steps("times - start" if origin else "times", t - origin, h) for t in times}))
+    if not grid or grid[0] <= first or grid[-1] > end:
+        begin, last = origin + first * h, origin + end * h
+        raise ValueError(f"`times` must lie in ({begin:.6g}, {last:.6g}]; got {list(times)!r}.")
+    return grid
 
 
 def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, need_point: bool = True) -> Any:
@@ -120,14 +138,7 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
         raise ValueError(f"`initial` must have fields among {', '.join(fields)}; got {', '.join(sorted(unknown))}.")
     values: dict[str, torch.Tensor] = {}
     for name, value in overrides.items():
-        value = torch.as_tensor(value, dtype=theta.dtype, device=theta.device)
-        if value.dim() > 2 or (value.dim() > 0 and value.shape[-1] != theta.shape[1]):
-            raise ValueError(f"`initial` {name} must have shape {tuple(theta.shape)}; got {tuple(value.shape)}.")
-        values[name] = value.expand(theta.shape)
-        if not bool(values[name].isfinite().all()):
-            raise ValueError(f"`initial` {name} must be finite.")
-        if name == "u" and bool((values[name] < 0).any()):
-            raise ValueError(f"`initial` u must not be negative; got {float(values[name].min())}.")
+        values[name] = _field(name, value, theta)
         if name != "theta" and method.bias_correction and bool((values[name] != 0).any()):
             raise ValueError(
                 f"With bias correction m = u = 0 at t = 0; got `initial` {name} != 0. "
@@ -141,6 +152,41 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
         default = method.initial(oracle.at(theta))
     parts = [theta if f == "theta" else values[f] if f in values else getattr(default, f) for f in fields]
     return method.Point(*(part.expand(theta.shape).contiguous() for part in parts))
+
+
+def _field(name: str, value: Any, theta: torch.Tensor) -> torch.Tensor:
+    value = torch.as_tensor(value, dtype=theta.dtype, device=theta.device)
+    if value.dim() > 2 or (value.dim() > 0 and value.shape[-1] != theta.shape[1]):
+        raise ValueError(f"`initial` {name} must have shape {tuple(theta.shape)}; got {tuple(value.shape)}.")
+    value = value.expand(theta.shape)
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"`initial` {name} must be finite.")
+    if name == "u" and bool((value < 0).any()):
+        raise ValueError(f"`initial` u must not be negative; got {float(value.min())}.")
+    return value
+
+
+def make_point(point: type, initial: Any, dtype: torch.dtype, device: str | torch.device) -> Any:
+    """Return the starting Point of an SDE alone, with rows (rows, dim).
+
+    Args:
+        point: the NamedTuple of its coordinates.
+        initial: one of them, or a mapping with all of its fields.
+        dtype: of the state.
+        device: of the state.
+
+    Raises:
+        ValueError: on missing or unknown fields, shapes, values that are not finite.
+    """
+    given = dict(initial if isinstance(initial, Mapping) else initial._asdict())
+    fields = point._fields  # type: ignore[attr-defined]
+    if set(given) != set(fields):
+        raise ValueError(f"`initial` must have the fields {', '.join(fields)}; got {', '.join(map(str, given))}.")
+    theta = torch.as_tensor(given["theta"], dtype=dtype, device=device)
+    theta = theta[None] if theta.dim() == 1 else theta
+    if theta.dim() != 2:
+        raise ValueError(f"`initial` theta must have shape (dim,) or (rows, dim); got {tuple(theta.shape)}.")
+    return point(*(_field(name, given[name], theta).contiguous() for name in fields))
 
 
 def check_sde(sde: ItoSDE, x0: Any, t: float, *, columns: int = 0) -> None:
