@@ -47,6 +47,10 @@ class Level:
     substeps: int = 4
     solver: str = "extrapolated"
 
+    def draw_initial(self, generator: torch.Generator, paths: int) -> Any:
+        """Return the starting Point of every path."""
+        return draw_initial(self.initial, generator, paths)
+
     def evaluate(self, point: Any) -> Tensor:
         """Return all test functions at one time, (paths, functions)."""
         return evaluate(self.functions, point, self.base)
@@ -101,7 +105,7 @@ def run_paths(
     h, q, dtype = method.time_step, level.substeps, level.initial.theta.dtype
     step, area = solver(level.solver)
     heavy = mode == "coupled" and oracle.heavy
-    point = draw_initial(level.initial, generator, paths)
+    point = level.draw_initial(generator, paths)
     state, pair = method.from_point(point, oracle.scale), Pair(point, point)
     chain_runs = mode != "sde" or level.start > 0
     stream = oracle.stream(generator, paths) if chain_runs else None
