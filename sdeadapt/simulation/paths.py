@@ -154,7 +154,7 @@ def run_paths(
             if controls:
                 seen["controls"].append(torch.cat(controls, 2))
             if keep:
-                seen["kept"].append((point if chain_runs else pair.fine).theta[:keep, None])
+                seen["kept"].append((point if chain_runs else pair.fine).theta[:keep, None].clone())
     joined = {name: torch.cat(parts, 1) if parts else None for name, parts in seen.items()}
     return Values(joined["chain"], joined["sde"], joined["bias"], joined["controls"], least_u, joined["kept"])
 
