@@ -121,25 +121,28 @@ class FunctionOracle(Oracle):
     noise_dim: int
     like: Tensor = field(default=torch.empty(0, dtype=torch.float64), repr=False)  # device and type of theta
 
+    root: Tensor = field(init=False, repr=False)  # of a constant covariance
+
     couples = True
 
     def __post_init__(self) -> None:
-        constant = isinstance(self.covariance, Tensor)
         for name, value in (
             ("gaussian", isinstance(self.noise, Gaussian)),
             ("heavy", self.noise.heavy),
-            ("additive", constant),
+            ("additive", isinstance(self.covariance, Tensor)),
         ):
             object.__setattr__(self, name, value)
         theta = self.like.new_zeros(1, self.dim)
         _check_shape("loss", vmap(self.loss)(theta)[0], ())
-        if isinstance(self.covariance, Tensor):
-            object.__setattr__(self, "covariance", _symmetric("covariance", self.covariance, like=self.like))
         if self.diffuse is not None:
             _check_shape("diffuse", vmap(self.diffuse)(theta, theta.new_zeros(1, self.noise_dim))[0], (self.dim,))
-        if self.covariance is not None:
-            matrix = vmap(self.covariance)(theta)[0] if callable(self.covariance) else self.covariance
+        if callable(self.covariance):
+            _check_shape("covariance", vmap(self.covariance)(theta)[0], (self.dim, self.dim))
+        elif self.covariance is not None:
+            matrix = _symmetric("covariance", self.covariance, like=self.like)
             _check_shape("covariance", matrix, (self.dim, self.dim))
+            object.__setattr__(self, "covariance", matrix)
+            object.__setattr__(self, "root", _root(matrix))
         if self.covariance is not None and self.noise_dim != self.dim:
             raise ValueError(f"`noise_dim` goes with `diffuse`; with `covariance` it is dim; got {self.noise_dim}.")
 
@@ -165,12 +168,6 @@ class FunctionOracle(Oracle):
             raise NotDeclared(f"`rule` of functions is declared for noise_dim = 1 only; got {self.noise_dim}.")
         z, weights = self.noise.nodes(n)
         return z[:, None].to(self.like), weights.to(self.like)
-
-    @cached_property
-    def root(self) -> Tensor:
-        """S of a constant covariance, (dim, dim)."""
-        assert isinstance(self.covariance, Tensor)
-        return _root(self.covariance)
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> FunctionOracle:
         """Return it for theta on `device`, in `dtype`; tensors inside the functions stay where they are."""
