@@ -1,1 +1,89 @@
-"""Says, with error bars, whether a stochastic differential equation is a valid model of an optimizer."""
+"""Says, with error bars, whether a stochastic differential equation is a valid model of an optimizer.
+
+Names are loaded when first used, so that `sdeadapt --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdeadapt import methods, oracles, problems, testing
+    from sdeadapt.methods import SGD, Adam, RMSprop
+    from sdeadapt.methods.base import ItoSDE, Method
+    from sdeadapt.oracles.base import Oracle
+    from sdeadapt.simulation.ensemble import simulate, solve
+    from sdeadapt.simulation.run import Run, workers
+    from sdeadapt.verification.compare import compare
+    from sdeadapt.verification.decision import Verdict
+    from sdeadapt.verification.planning import Budget
+    from sdeadapt.verification.weak_error import verify
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Budget",
+    "ItoSDE",
+    "Method",
+    "Oracle",
+    "RMSprop",
+    "Run",
+    "Verdict",
+    "compare",
+    "load",
+    "methods",
+    "oracles",
+    "problems",
+    "simulate",
+    "solve",
+    "testing",
+    "verify",
+    "workers",
+]
+
+_HOMES = {
+    "SGD": "methods",
+    "Adam": "methods",
+    "Budget": "verification.planning",
+    "ItoSDE": "methods.base",
+    "Method": "methods.base",
+    "Oracle": "oracles.base",
+    "RMSprop": "methods",
+    "Run": "simulation.run",
+    "Verdict": "verification.decision",
+    "compare": "verification.compare",
+    "simulate": "simulation.ensemble",
+    "solve": "simulation.ensemble",
+    "verify": "verification.weak_error",
+    "workers": "simulation.run",
+}
+_REPORTS = ("sdeadapt.verification.report", "sdeadapt.verification.comparison_report")
+
+
+def load(directory: str | Path) -> Any:
+    """Return the report saved in `directory`; its class is picked by the manifest's `kind` and `schema`.
+
+    Raises:
+        ValueError: if it is not a run directory, or of a kind or schema that this version does not know.
+    """
+    from sdeadapt import results
+
+    for module in _REPORTS:  # each makes its kind known
+        importlib.import_module(module)
+    return results.load(directory)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        found = getattr(importlib.import_module(f"sdeadapt.{_HOMES[name]}"), name)
+        globals()[name] = found
+        return found
+    if name in __all__:
+        return importlib.import_module(f"sdeadapt.{name}")
+    raise AttributeError(f"module 'sdeadapt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

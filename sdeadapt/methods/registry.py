@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdeadapt.checks import check_choice
@@ -41,28 +41,28 @@ def method(name: str, **options: Any) -> Method:
     return build(METHODS[check_choice("method", plain_name(name), METHODS)], options)
 
 
-def build(cls: type, options: Mapping[str, Any]) -> Any:
-    """Return a dataclass built from options that are values or text, each checked against the type of its field.
+def build(make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Return what a class or function makes of options that are values or text, each checked against its type.
 
     Args:
-        cls: the dataclass.
-        options: field -> value; in names, hyphens, underscores and case do not matter.
+        make: a dataclass, or a function with typed parameters.
+        options: parameter -> value; in names, hyphens, underscores and case do not matter.
 
     Raises:
-        ValueError: if a field is unknown or missing, or a value is of the wrong type.
+        ValueError: if a parameter is unknown or missing, or a value is of the wrong type.
     """
-    known = {plain_name(f.name): f for f in fields(cls) if f.init}
-    hints = typing.get_type_hints(cls)
+    known = {plain_name(name): parameter for name, parameter in inspect.signature(make).parameters.items()}
+    hints = typing.get_type_hints(make)
     chosen = {}
     for option, value in options.items():
         if plain_name(option) not in known:
-            check_choice(f"option of {cls.__name__}", option, [f.name for f in known.values()])
+            check_choice(f"option of {make.__name__}", option, [p.name for p in known.values()])
         name = known[plain_name(option)].name
-        chosen[name] = _typed(name, value, hints[name])
-    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+        chosen[name] = _typed(name, value, hints.get(name, str))
+    needed = [p.name for p in known.values() if p.default is p.empty]
     if missing := [name for name in needed if name not in chosen]:
-        raise ValueError(f"{cls.__name__} needs `{missing[0]}`; got {', '.join(chosen) or 'no options'}.")
-    return cls(**chosen)
+        raise ValueError(f"{make.__name__} needs `{missing[0]}`; got {', '.join(chosen) or 'no options'}.")
+    return make(**chosen)
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
