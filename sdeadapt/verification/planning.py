@@ -52,6 +52,16 @@ class Budget:
             for n in (n for row in rows for n in row):
                 check_integer("paths", n, minimum=2)
 
+    def check(self, levels: int, modes: set[int]) -> None:
+        """Refuse rows of paths that do not fit a study.
+
+        Raises:
+            ValueError: if there are not as many rows as levels, or a row fits none of the possible numbers of modes.
+        """
+        if isinstance(self.paths, tuple) and (len(self.paths) != levels or not {len(r) for r in self.paths} <= modes):
+            wanted = " or ".join(map(str, sorted(modes)))
+            raise ValueError(f"`paths` must have {levels} rows of {wanted} numbers; got {self.paths!r}.")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -93,9 +103,6 @@ def make_plan(
     The tolerated standard error of a target is `precision` of the error expected at the finest level: that of the
     coarsest level times h_L/h_1, should the claim hold, or a fifth of the largest |e|/s if that is more. Coarser levels
     may err more, as (h/h_L)^{3/4}. Within a level, chain and SDE share it at least cost.
-
-    Raises:
-        ValueError: if `budget.paths` has rows that do not fit the levels.
     """
     kinds = modes(estimator)
     square = pilots[0][kinds[-1]].square
@@ -110,8 +117,6 @@ def make_plan(
     if isinstance(budget.paths, int):
         paths = [[float(budget.paths)] * len(kinds) for _ in levels]
     elif budget.paths is not None:
-        if len(budget.paths) != len(levels) or any(len(row) != len(kinds) for row in budget.paths):
-            raise ValueError(f"`paths` must have {len(levels)} rows of {len(kinds)} numbers; got {budget.paths!r}.")
         paths = [[float(n) for n in row] for row in budget.paths]
     else:
         precision = budget.precision or DEFAULT_PRECISION

@@ -89,11 +89,12 @@ def prepare(study: Study, *, estimator: str, rng: int | np.random.SeedSequence, 
     options = candidates(estimator, levels)
     expansions = tuple(make_expansion(level) for level in levels)
     tasks = [(i, mode) for option in options for i in range(len(levels)) for mode in modes(option)]
+    budget.check(len(levels), {len(modes(option)) for option in options})
+    sizes = [min(PILOT_PATHS, run.chunk_size(chunk_bytes(level))) for level in levels]
 
     def pilot(task: int) -> Pilot:
         i, mode = tasks[task]
-        paths = min(PILOT_PATHS, run.chunk_size(chunk_bytes(levels[i])))
-        return run_pilot(levels[i], mode, expansions[i], seeds, i, paths)
+        return run_pilot(levels[i], mode, expansions[i], seeds, i, sizes[i])
 
     quiet = Run(run.device, run.dtype, run.chunk, run.executor)
     done = dict(zip(tasks, run_chunks(pilot, len(tasks), quiet), strict=True))
