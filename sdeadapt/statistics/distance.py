@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 
-from sdeadapt.checks import check_integer
+from sdeadapt.checks import check_integer, check_positive
 
 __all__ = ["EnergyDistance", "energy_distance", "whiten"]
 
@@ -43,40 +43,42 @@ def _samples(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def whiten(x: ArrayLike, y: ArrayLike, *, tolerance: float = 1e-8) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return both samples in coordinates in which the two of them together have mean 0 and covariance 1.
+def whiten(x: ArrayLike, y: ArrayLike, *, ridge: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+    r"""Return both samples in coordinates in which the two of them together are uncorrelated and of comparable spread.
 
-    $z = (y - \bar y) D^{-1} V \Lambda^{-1/2}$ with D the standard deviations and $V \Lambda V^T$ the correlation matrix
-    of the pooled rows. The pool does not know which row is whose: a permutation test of what comes out stays exact.
+    $z = (y - \bar y) D^{-1} V (\Lambda + \rho)^{-1/2}$ with D the root mean squares of the pooled rows and
+    $V \Lambda V^T$ the covariance of $y D^{-1}$. The pool does not know which row is whose: a permutation test of what
+    comes out stays exact.
+
+    The ridge keeps the distance a distance: a quantity that the SDE makes deterministic (u of RMSprop) varies by
+    O(√h) in the chain, and dividing by that spread would make two laws that converge look equally far at every h.
+    It also makes collinear test functions harmless (loss and |gradient|² of an isotropic quadratic).
 
     Args:
         x: (n, d).
         y: (m, d).
-        tolerance: directions whose share of the largest $\lambda$ is smaller are dropped, and so are constant columns:
-            collinear test functions (loss and |gradient|² of an isotropic quadratic) carry no second number.
+        ridge: $\rho$, positive: variances below this share of the mean square count less and less.
 
     Returns:
-        (n, rank) and (m, rank); rank is 0 if nothing varies.
+        (n, d') and (m, d'), where columns that are 0 throughout are left out.
 
     Raises:
-        ValueError: on shapes, or values that are not finite.
+        ValueError: on shapes, values that are not finite, or no ridge.
 
     Example:
         >>> a = np.random.default_rng(0).standard_normal((500, 1))
-        >>> x, y = whiten(np.hstack([a, 3 * a + 1]), np.hstack([a, 3 * a + 1]))
-        >>> x.shape, round(float(np.vstack([x, y]).var(ddof=1)), 6)
-        ((500, 1), 1.0)
+        >>> x, y = whiten(np.hstack([a, 3 * a]), np.hstack([a, 3 * a]))
+        >>> np.vstack([x, y]).std(0).round(2).tolist()
+        [0.0, 1.0]
     """
     first, second = _samples(x, y)
+    check_positive("ridge", ridge)
     pool = np.vstack([first, second])
-    size = np.abs(pool).max(0)
-    centred = pool - pool.mean(0)
-    spread = centred.std(0, ddof=1)
-    moving = spread > 1e-12 * size
-    z = centred[:, moving] / spread[moving]
-    values, vectors = np.linalg.eigh(z.T @ z / (len(z) - 1))
-    kept = values > tolerance * values.max(initial=0.0)
-    z = z @ (vectors[:, kept] / np.sqrt(values[kept]))
+    size = np.sqrt((pool**2).mean(0))
+    z = pool[:, size > 0] / size[size > 0]
+    z = z - z.mean(0)
+    values, vectors = np.linalg.eigh(z.T @ z / len(z))
+    z = z @ (vectors / np.sqrt(np.maximum(values, 0.0) + ridge))
     return z[: len(first)], z[len(first) :]
 
 

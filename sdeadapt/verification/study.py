@@ -18,7 +18,7 @@ from sdeadapt.simulation.run import Run
 from sdeadapt.simulation.solvers import SOLVERS, check_substeps
 from sdeadapt.simulation.start import Clock, check_sde, make_clock, make_initial
 
-__all__ = ["Recipe", "Refine", "Study", "default_multipliers"]
+__all__ = ["Recipe", "Refine", "Study", "check_family", "default_multipliers", "refined"]
 
 Recipe = Callable[[Method, Oracle], ItoSDE]
 Refine = str | Callable[[Method, Oracle, int], tuple[Method, Oracle]]
@@ -29,17 +29,32 @@ def default_multipliers(method: Method) -> tuple[int, ...]:
     return (1, 2, 4, 8) if method.refinement(2) == 4 else (1, 4, 16, 64)
 
 
-def _refined(refine: Refine, method: Method, oracle: Oracle, r: int) -> tuple[Method, Oracle]:
+def refined(refine: Refine, method: Method, oracle: Oracle, r: int) -> tuple[Method, Oracle]:
+    """Return the method and the oracle that make r steps of one base step.
+
+    Raises:
+        ValueError: if the time step is not divided by r.
+    """
     if callable(refine):
-        return refine(method, oracle, r)
-    if refine == "svag":
-        return method.rescaled(1 / r), Amplified(oracle, r)
-    if refine == "noise":
-        return method.rescaled(1 / r), oracle if r == 1 else oracle.rescaled(1 / r)
-    return method.rescaled(1 / r), oracle
+        m, o = refine(method, oracle, r)
+    else:
+        m, o = method.rescaled(1 / r), oracle
+        if refine == "svag":
+            o = Amplified(oracle, r)
+        elif refine == "noise" and r > 1:
+            o = oracle.rescaled(1 / r)
+    share = m.time_step / method.time_step
+    if abs(share * r - 1) > 1e-9:
+        raise ValueError(f"`refine` must divide the time step by r = {r}; got {share:.6g} of it.")
+    return m, o
 
 
-def _check_family(method: Method, oracle: Oracle, refine: Refine) -> None:
+def check_family(method: Method, oracle: Oracle, refine: Refine) -> None:
+    """Check that `refine` leads through the family to which the SDE belongs.
+
+    Raises:
+        ValueError: if there is no such `refine`, it does not fit the method's scaling, or draws depend on each other.
+    """
     if not callable(refine):
         check_choice("refine", refine, ("svag", "noise", "step"))
         if refine != "step" and method.scaling != "batch-equivalent":
@@ -106,7 +121,7 @@ class Study:
             NotDeclared: if the oracle lacks what the method's SDE or a test function needs.
         """
         oracle = oracle.to(run.device, run.torch_dtype)
-        _check_family(method, oracle, refine)
+        check_family(method, oracle, refine)
         check_choice("solver", solver, [s for s in SOLVERS if s != "euler"])
         check_substeps(substeps)
         clock = make_clock(method, horizon=horizon, steps=steps, start=start, times=times)
@@ -118,11 +133,7 @@ class Study:
         levels = []
         for multiplier in multipliers:
             r = method.refinement(multiplier)
-            m, o = _refined(refine, method, oracle, r)
-            if abs(m.time_step * r - clock.h) > 1e-9 * clock.h:
-                raise ValueError(
-                    f"`refine` must divide the time step by r = {r}; got {m.time_step / clock.h:.6g} of it."
-                )
+            m, o = refined(refine, method, oracle, r)
             equation = m.sde(o, order) if sde is None else sde if isinstance(sde, ItoSDE) else sde(m, o)
             check_sde(equation, x0, clock.start * clock.h, columns=o.noise_dim if o.couples else 0)
             records = tuple(t * r for t in clock.times)

@@ -90,31 +90,44 @@ def test_sem_of_equal_laws_covers_the_estimate():
     assert abs(found.estimate) < 6 * found.sem
 
 
-def test_whitened_pool_has_unit_covariance_whatever_the_units():
+def test_whitened_pool_is_uncorrelated_whatever_the_units():
     rng = np.random.default_rng(7)
-    mix = rng.standard_normal((4, 4)) * [1e-6, 1.0, 1e3, 1e8]
-    pair = rng.standard_normal((300, 4)) @ mix + [1e-4, 0, -1e5, 1e9], rng.standard_normal((200, 4)) @ mix
-    pool = np.vstack(whiten(*pair))
-    np.testing.assert_allclose(np.cov(pool.T), np.eye(4), atol=1e-8)
-    np.testing.assert_allclose(pool.mean(0), 0, atol=1e-12)
+    units = np.array([1e-6, 1.0, 1e3, 1e8])
+    pair = [rng.standard_normal((n, 4)) @ rng.standard_normal((4, 4)) for n in (300, 200)]
+    plain, scaled = whiten(*pair), whiten(*(a * units for a in pair))
+    np.testing.assert_allclose(np.abs(np.vstack(scaled)), np.abs(np.vstack(plain)), rtol=1e-6)  # signs are free
+    covariance = np.cov(np.vstack(plain).T)
+    np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-10)
+    assert (np.diag(covariance) > 0.5).all()
+    assert (np.diag(covariance) < 1.01).all()
 
 
-def test_collinear_and_constant_columns_add_nothing():
+def test_collinear_and_constant_columns_are_harmless():
+    """A third column is the sum of the others up to one part in a million, a fourth never moves."""
     rng = np.random.default_rng(8)
     x, y = rng.standard_normal((2, 150, 2))
-    same = [np.hstack([a, a @ [[2.0], [-3.0]] + 1e6, np.full((150, 1), 0.1)]) for a in (x, y)]
-    extended = whiten(*same)
-    assert extended[0].shape == (150, 2)
-    found, plain = (energy_distance(*pair, np.random.default_rng(9)) for pair in (extended, whiten(x, y)))
-    # whitening is unique up to a rotation, which distances do not see
-    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    constant = np.full((150, 1), 0.1)
+    pair = [np.hstack([a, a.sum(1, keepdims=True) + e, constant]) for a, e in ((x, 0.0), (y, 1e-6))]
+    found, bare = (energy_distance(*whiten(*pair, ridge=ridge), np.random.default_rng(9)) for ridge in (0.01, 1e-16))
+    assert abs(found.estimate) < 0.05
+    assert found.p_value > 0.05
+    assert bare.estimate > 0.3  # the negative control: without the ridge the millionth is all that is seen
+    assert bare.p_value < 0.01
+
+
+def test_spread_that_vanishes_against_a_constant_is_a_distance_that_vanishes():
+    """RMSprop's u: random in the chain, by O(sqrt h), and deterministic in its SDE. Without ridge nothing converges."""
+    rng = np.random.default_rng(10)
+    noise, still = rng.standard_normal((200, 1)), np.full((200, 1), 2.0)
+    far, near = (energy_distance(*whiten(2 + s * noise, still), rng).estimate for s in (0.08, 0.02))
+    assert far > 3 * near > 0
+    far, near = (energy_distance(*whiten(2 + s * noise, still, ridge=1e-12), rng).estimate for s in (0.08, 0.02))
+    assert far == pytest.approx(near, rel=1e-3)
 
 
 def test_equal_constants_have_no_distance():
     constant = np.full((10, 2), 3.7)
-    x, y = whiten(constant, constant)
-    assert x.shape == (10, 0)
-    assert energy_distance(x, y, np.random.default_rng(0)) == (0.0, 0.0, 1.0)
+    assert energy_distance(*whiten(constant, constant), np.random.default_rng(0)) == (0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -135,3 +148,8 @@ def test_bad_samples_are_refused(x, y, message):
 def test_permutations_must_be_positive():
     with pytest.raises(ValueError, match=r"`permutations` must be a whole number >= 1; got 0"):
         energy_distance(np.zeros((5, 1)), np.zeros((5, 1)), np.random.default_rng(0), permutations=0)
+
+
+def test_ridge_must_be_positive():
+    with pytest.raises(ValueError, match=r"`ridge` must be finite and positive; got 0"):
+        whiten(np.ones((5, 1)), np.ones((5, 1)), ridge=0.0)
