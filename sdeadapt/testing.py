@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdeadapt.checks import check_integer, check_open_unit
-from sdeadapt.oracles.base import Draw, NotDeclared, Oracle
+from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle
 from sdeadapt.oracles.noise import Noise, standard_normal
 from sdeadapt.oracles.sampling import Minibatch
 from sdeadapt.simulation.randomness import Purpose, SeedTree
@@ -141,6 +141,7 @@ class _Sums:
 
     def __init__(self, name: str, declared: Tensor, label: Callable[[int], str]) -> None:
         self.name, self.declared, self.label = name, declared.double(), label
+        self.rounding = 1e3 * torch.finfo(declared.dtype).eps
         self.n, self.powers = 0, self.declared.new_zeros(3, len(declared))
 
     def add(self, x: Tensor) -> None:
@@ -155,12 +156,10 @@ class _Sums:
 
     @property
     def sem(self) -> Tensor:
-        """Standard errors, with a floor at the rounding of float32 or float64 that constant samples show."""
+        """Standard errors, with a floor at the rounding that samples without variance show."""
         variance = (self.powers[1] / self.n - self.mean.square()).clamp_min(0)
         size = (self.powers[1] / self.n + self.declared.square()).max()
-        return (variance / self.n + self.floor**2 * size).sqrt()
-
-    floor = 1e-10
+        return (variance / self.n + self.rounding**2 * size).sqrt()
 
     def z(self, ratio: float = 1.0) -> Tensor:
         """Return z values of mean(x) / ratio against the declared means, by Hall's transformation of Student's t."""
@@ -219,21 +218,28 @@ class _Look:
 
     def _directions(self) -> None:
         """Choose directions a, (m, dim), and take S^T a, (m, noise_dim), where `diffuse` is declared."""
-        dim = self.oracle.dim
+        oracle, dim = self.oracle, self.oracle.dim
         order = torch.rand(dim, generator=self.generator, device=self.theta.device).argsort()
         self.coordinates = order[:_COORDINATES].sort().values
-        units = torch.eye(dim, dtype=self.theta.dtype, device=self.theta.device)[self.coordinates]
+        units = self.theta.new_zeros(len(self.coordinates), dim).scatter(1, self.coordinates[:, None], 1.0)
         projections = self._normal(_PROJECTIONS if dim > 1 else 0, dim)
         self.a = torch.cat([units, projections / projections.norm(dim=1, keepdim=True)])
+        self.pairs = torch.triu_indices(len(self.a), len(self.a)).tolist()
         self.root = None
-        if self.oracle.noise_dim:
-            local, zero = self.oracle.at(self.theta.expand(len(self.a), -1).contiguous()), self._normal(1, 1) * 0
-            xi = zero.expand(len(self.a), self.oracle.noise_dim).contiguous()
-            if self._ask(lambda: local.diffuse(xi)) is not None:
-                self.root = torch.func.vjp(local.diffuse, xi)[1](self.a)[0]
+        local, xi = self._repeated(len(self.a)), self.theta.new_zeros(len(self.a), oracle.noise_dim)
+        if oracle.noise_dim and self._ask(lambda: local.diffuse(xi)) is not None:
+            self.root = torch.func.vjp(local.diffuse, xi)[1](self.a)[0]
+
+    def _repeated(self, paths: int) -> Local:
+        return self.oracle.at(self.theta.expand(paths, -1).contiguous())
 
     def _name(self, i: int) -> str:
-        return f"component {self.coordinates[i]}" if i < len(self.coordinates) else f"projection {i}"
+        known = len(self.coordinates)
+        return f"component {self.coordinates[i]}" if i < known else f"projection {i - known}"
+
+    def _pair_name(self, j: int) -> str:
+        one, two = (self._name(index[j]) for index in self.pairs)
+        return f"the variance of {one}" if one == two else f"the covariance of {one} and {two}"
 
     # -- exact comparisons -----------------------------------------------------------------------------------------
 
@@ -274,7 +280,7 @@ class _Look:
         if self.declared["loss"] is not None and self.declared[_GRADIENT] is not None:
             slope = torch.func.grad(lambda x: oracle.at(x).loss.sum())(self.rows)
             self._compare("gradient against the derivative of the loss", self.many.gradient, slope, size)
-        wide = oracle.at(self.theta.expand(p, -1).contiguous())
+        wide = self._repeated(p)
         self._compare("a local of one row", oracle.sample(self.one, draw), oracle.sample(wide, draw))
         self._derivatives(draw, size)
         if oracle.additive:
@@ -303,9 +309,7 @@ class _Look:
         oracle, root = self.oracle, self.root
         assert root is not None
         xi = self._normal(len(self.rows), oracle.noise_dim)
-        moved = self._shaped(
-            _DIFFUSE, oracle.at(self.theta.expand(len(xi), -1).contiguous()).diffuse(xi), (len(xi), oracle.dim)
-        )
+        moved = self._shaped(_DIFFUSE, self._repeated(len(xi)).diffuse(xi), (len(xi), oracle.dim))
         self._compare("diffuse, linear in xi", moved @ self.a.T, xi @ root.T)
         if self.declared[_DIAGONAL] is not None:
             squares = root.square().sum(1)[: len(self.coordinates)]
@@ -340,40 +344,29 @@ class _Look:
 
     def _statistics(self, suffix: str) -> dict[str, _Sums]:
         """Return an accumulator for every kind of statistic that the oracle lets one predict."""
-        oracle, m = self.oracle, len(self.a)
-        first, second = (index.tolist() for index in torch.triu_indices(m, m))
-
-        def component(j: int) -> str:
-            return f"component {j}"
-
-        def pair(j: int) -> str:
-            one, two = self._name(first[j]), self._name(second[j])
-            return f"the variance of {one}" if one == two else f"the covariance of {one} and {two}"
-
-        law = getattr(oracle, "noise", None)
-        tails = isinstance(law, Noise) and not law.heavy
+        law, root = getattr(self.oracle, "noise", None), self.root
         expected: dict[str, tuple[Tensor, Callable[[int], str]]] = {}
         if self.declared[_GRADIENT] is not None:
-            expected[_GRADIENT] = (self.declared[_GRADIENT][0], component)
+            expected[_GRADIENT] = (self.declared[_GRADIENT][0], "component {}".format)
         if not isinstance(law, Noise) or law.fourth < math.inf:
             if self.declared[_DIAGONAL] is not None:
-                expected[_DIAGONAL] = (self.declared[_DIAGONAL][0], component)
-            if self.root is not None:
-                expected[_DIFFUSE] = ((self.root @ self.root.T)[first, second], pair)
-        if self.root is not None and isinstance(law, Noise) and tails:
-            square, cube, fourth = (self.root.pow(k).sum(1) for k in (2, 3, 4))
+                expected[_DIAGONAL] = (self.declared[_DIAGONAL][0], "component {}".format)
+            if root is not None:
+                expected[_DIFFUSE] = ((root @ root.T)[tuple(self.pairs)], self._pair_name)
+        if root is not None and isinstance(law, Noise) and not law.heavy:  # moments of twice the order exist
+            square, cube, fourth = (root.pow(k).sum(1) for k in (2, 3, 4))
             expected[_THIRD] = (law.third * cube, self._name)
             expected[_FOURTH] = (3 * square**2 + (law.fourth - 3) * fourth, self._name)
-        if oracle.independent:
-            expected[_INDEPENDENCE] = (self.a.new_zeros(m), self._name)
+        if self.oracle.independent:
+            expected[_INDEPENDENCE] = (self.a.new_zeros(len(self.a)), self._name)
         return {name: _Sums(name + suffix, value, label) for name, (value, label) in expected.items()}
 
     def _values(self, g: Tensor, before: Tensor) -> dict[str, Tensor]:
         """Return the samples of every kind of statistic, from gradients (paths, dim) of two steps."""
-        centre, m = self.declared[_GRADIENT], len(self.a)
+        centre = self.declared[_GRADIENT]
         e, e0 = ((x - (x.mean(0) if centre is None else centre)) / self.oracle.scale for x in (g, before))
         y = e @ self.a.T
-        first, second = torch.triu_indices(m, m)
+        first, second = self.pairs
         return {
             _GRADIENT: g,
             _DIAGONAL: e.square(),
