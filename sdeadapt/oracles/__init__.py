@@ -1,1 +1,31 @@
 """What gives noisy gradients."""
+
+from sdeadapt.oracles.amplified import Amplified
+from sdeadapt.oracles.analytic import MultiplicativeNoise, Quadratic, Rippled, constant_noise
+from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle, Stream
+from sdeadapt.oracles.finite_sum import LinearRegression, LogisticRegression
+from sdeadapt.oracles.functions import FromFunctions
+from sdeadapt.oracles.noise import Gaussian, Laplace, Noise, ShiftedExponential, StudentT, TwoPoint, Uniform
+
+__all__ = [
+    "Amplified",
+    "Draw",
+    "FromFunctions",
+    "Gaussian",
+    "Laplace",
+    "LinearRegression",
+    "Local",
+    "LogisticRegression",
+    "MultiplicativeNoise",
+    "Noise",
+    "NotDeclared",
+    "Oracle",
+    "Quadratic",
+    "Rippled",
+    "ShiftedExponential",
+    "Stream",
+    "StudentT",
+    "TwoPoint",
+    "Uniform",
+    "constant_noise",
+]

@@ -1,0 +1,19 @@
+"""The examples of the documentation run as they stand, and say what the text around them says."""
+
+import runpy
+from pathlib import Path
+
+from sdeadapt.verification.decision import Verdict
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+def test_own_optimizer(capsys):
+    found = runpy.run_path(str(EXAMPLES / "own_optimizer.py"))
+    assert found["right"].verdict is Verdict.CONFIRMED
+    assert found["wrong"].verdict is Verdict.REFUTED
+    printed = capsys.readouterr().out
+    assert "confirmed" in printed
+    assert "refuted" in printed
+    code = [line for line in (EXAMPLES / "own_optimizer.py").read_text().splitlines() if line.strip()]
+    assert len(code) <= 35
