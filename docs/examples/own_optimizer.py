@@ -32,7 +32,7 @@ def candidate(method, oracle, lost=0.0):  # a recipe: called at every step size
 
 problem = oracles.Quadratic(hessian=[1.0, 0.4], covariance=[1.0, 2.0], scale=2.0, noise="exponential")
 method = DecayedRMSprop(lr=0.25, beta=0.9375, eps=0.2, decay=0.1)
-options = {"theta0": [1.5, -1.0], "steps": 8, "budget": Budget(paths=2000)}
+options = {"theta0": [1.5, -1.0], "steps": 4, "budget": Budget(paths=2000)}
 right = verify(method, problem, sde=candidate, **options)
 wrong = verify(method, problem, sde=lambda m, o: candidate(m, o, lost=0.5), **options)
 print(right.message, wrong.message, sep="\n")
