@@ -96,26 +96,39 @@ def _moments(samples: Tensor | None, finite: Tensor) -> list[Moments]:
     return [] if samples is None else [Moments.of(samples[finite, i]) for i in range(samples.shape[1])]
 
 
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One chunk as a pure function of its index: `size` paths, the last one what is left of `paths`."""
+
+    source: _Chain | Solution
+    seeds: SeedTree
+    stream: int
+    device: str
+    paths: int
+    size: int
+    keep: int
+
+    def start(self, chunk: int) -> tuple[torch.Generator, int]:
+        generator = self.seeds.generator(Purpose.ENSEMBLE, self.stream, chunk, self.device)
+        return generator, min(self.size, self.paths - chunk * self.size)
+
+    def __call__(self, chunk: int) -> _Part:
+        generator, n = self.start(chunk)
+        values, bias, kept = self.source.run(generator, n, max(0, min(n, self.keep - chunk * self.size)))
+        finite = values.isfinite().flatten(1).all(1)
+        theta = None if kept is None else kept.double().cpu().numpy()
+        return _Part(_moments(values, finite), _moments(bias, finite), n - int(finite.sum()), theta)
+
+
 def _run_ensemble(
-    source: _Chain | Solution, *, level: int, scratch: int, names: list[str], times: np.ndarray, paths: int, keep: int,
+    source: _Chain | Solution, *, stream: int, scratch: int, names: list[str], times: np.ndarray, paths: int, keep: int,
     dim: int, rng: int | np.random.SeedSequence, run: Run,
 ) -> Ensemble:  # fmt: skip
     check_integer("paths", paths, minimum=2)
     if check_integer("keep_paths", keep, minimum=0) > paths:
         raise ValueError(f"`keep_paths` must not exceed `paths` = {paths}; got {keep}.")
-    seeds, device = SeedTree.of(rng), run.device
     size = min(run.chunk_size(scratch), paths)
-
-    def stream(chunk: int) -> tuple[torch.Generator, int]:
-        return seeds.generator(Purpose.ENSEMBLE, level, chunk, device), min(size, paths - chunk * size)
-
-    def job(chunk: int) -> _Part:
-        generator, n = stream(chunk)
-        values, bias, kept = source.run(generator, n, max(0, min(n, keep - chunk * size)))
-        finite = values.isfinite().flatten(1).all(1)
-        theta = None if kept is None else kept.double().cpu().numpy()
-        return _Part(_moments(values, finite), _moments(bias, finite), n - int(finite.sum()), theta)
-
+    job = _Job(source, SeedTree.of(rng), stream, run.device, paths, size, keep)
     parts: _Part | None = None
     lost: list[int] = []  # per chunk
     kept = [np.empty((0, len(times), dim))]
@@ -129,7 +142,7 @@ def _run_ensemble(
             bias = [a.merge(b) for a, b in zip(parts.bias, part.bias, strict=True)]
             parts = _Part(values, bias, 0, None)
     assert parts is not None
-    first = source.first_divergence(*stream(next(i for i, n in enumerate(lost) if n))) if any(lost) else None
+    first = source.first_divergence(*job.start(next(i for i, n in enumerate(lost) if n))) if any(lost) else None
     mean, sem = _estimates(parts.values)
     gap, gap_sem = _estimates(parts.bias)
     return Ensemble(
@@ -217,7 +230,7 @@ def simulate(
     records = tuple(t * r for t in clock.times)
     return _run_ensemble(
         _Chain(Level(fine, noisy, oracle, None, x0, 0, records, functions)),
-        level=0, scratch=noisy.bytes_per_path + _state_bytes(x0), names=list(functions), times=clock.seconds,
+        stream=0, scratch=noisy.bytes_per_path + _state_bytes(x0), names=list(functions), times=clock.seconds,
         paths=paths, keep=keep_paths, dim=oracle.dim, rng=rng, run=run,
     )  # fmt: skip
 
@@ -295,6 +308,6 @@ def solve(
     scratch = (0 if oracle is None else oracle.bytes_per_path) + 2 * _state_bytes(x0) + 64 * sde.noise_dim
     return _run_ensemble(
         Solution(sde, x0, start, step, records, functions, oracle, solver),
-        level=1, scratch=scratch, names=list(functions), times=start + np.array(records) * step,
+        stream=1, scratch=scratch, names=list(functions), times=start + np.array(records) * step,
         paths=paths, keep=keep_paths, dim=x0.theta.shape[1], rng=rng, run=run,
     )  # fmt: skip

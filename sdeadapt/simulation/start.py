@@ -215,11 +215,16 @@ def check_sde(sde: ItoSDE, x0: Any, t: float, *, columns: int = 0) -> None:
         noise = diffuse(torch.zeros(2, sde.noise_dim, dtype=theta.dtype, device=theta.device))
     except NotDeclared as missing:
         raise NotDeclared(f"The SDE cannot be evaluated. {missing}") from missing
+    except RuntimeError as error:  # torch's, about shapes, dtypes or devices that do not agree
+        rule = f"The SDE must take points (paths, {theta.shape[1]}) in {theta.dtype} on {theta.device}, as `run` says"
+        raise ValueError(f"{rule}; got {error}. Build it from `oracle.to(device, dtype)`.") from error
     for part in (*drift, *noise):
-        if part is not None and part.shape != theta.shape:
+        if part is None:
+            continue
+        if part.shape != theta.shape:
             raise ValueError(f"Drift and diffusion must have shape (paths, {theta.shape[1]}); got {tuple(part.shape)}.")
-        if part is not None and (part.dtype != theta.dtype or part.device != theta.device):
+        if part.dtype != theta.dtype or part.device != theta.device:
             raise ValueError(
-                f"The SDE must be evaluated in {theta.dtype} on {theta.device}, as `run` says; got {part.dtype} on "
-                f"{part.device}. Build it from `oracle.to(device, dtype)`."
+                f"Drift and diffusion must be in {theta.dtype} on {theta.device}, as `run` says; got {part.dtype} on "
+                f"{part.device}. Build the SDE from `oracle.to(device, dtype)`."
             )
