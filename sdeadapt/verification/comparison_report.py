@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from sdeadapt.results import Saved, register
 from sdeadapt.statistics.estimate import Estimate
+from sdeadapt.text import table
 from sdeadapt.verification.closeness import Closeness
 from sdeadapt.verification.decision import Verdict
 
@@ -101,23 +103,24 @@ class ComparisonReport(Saved):
                 "Use a smaller lr or a larger eps."
             )
         low, high = found.bounds
+        other = "the SDE" if self.reference == "SDE" else self.reference
         asked = f"asked for: {found.threshold:.4g}"
         sure = f"{self.config['confidence']:.0%} confidence, all metrics and times at once"
         listed = ", ".join(SYMBOLS[name] for name in self.metrics)
         if self.verdict is Verdict.CONFIRMED:
             return (
-                f"The chain is C-close to {self.reference}: {listed} agree within a factor of {found.factor:.4g}, at "
+                f"The chain is C-close to {other}: {listed} agree within a factor of {found.factor:.4g}, at "
                 f"most {high:.4g} ({sure}); {asked}."
             )
         time, metric = found.worst
         where = f"{SYMBOLS[self.metrics[metric]]} at time {self.times[time]:.4g}"
         if self.verdict is Verdict.REFUTED:
             return (
-                f"The chain is not C-close to {self.reference}: the factor is {found.factor:.4g}, in {where}, and at "
+                f"The chain is not C-close to {other}: the factor is {found.factor:.4g}, in {where}, and at "
                 f"least {low:.4g} ({sure}); {asked}."
             )
         return (
-            f"The factor between chain and {self.reference} is {found.factor:.4g}, in {where}, somewhere in "
+            f"The factor between chain and {other} is {found.factor:.4g}, in {where}, somewhere in "
             f"[{low:.4g}, {high:.4g}] ({sure}); {asked}. Use more paths, or more substeps where "
             "the solver's bias is what is not known."
         )
@@ -161,33 +164,35 @@ class ComparisonReport(Saved):
 
     def summary(self) -> str:
         """Return the report as text: the verdict, the means at the end, closeness by metric, distances of laws."""
-        lines = [f"{self.verdict}: {self.message}", "", f"At SDE time {self.times[-1]:.6g}, mean ± standard error:"]
-        width = max(map(len, self.names)) + 2
-        cells = [
-            [repr(Estimate(float(m), float(s), int(n))) for m, s in zip(mean[-1], sem[-1], strict=True)]
-            for mean, sem, n in zip(self.mean, self.sem, self.n, strict=True)
+        parts = [textwrap.fill(f"{self.verdict}: {self.message}", 118)]
+        means = [
+            [name, *(repr(Estimate(float(m[-1, f]), float(s[-1, f]), int(n))) for m, s, n in self._moments())]
+            for f, name in enumerate(self.names)
         ]
-        widths = [
-            max(len(process), *map(len, column)) + 2 for process, column in zip(self.processes, cells, strict=True)
-        ]
-        lines.append(" " * width + "".join(p.rjust(w) for p, w in zip(self.processes, widths, strict=True)))
-        for f, name in enumerate(self.names):
-            row = "".join(column[f].rjust(w) for column, w in zip(cells, widths, strict=True))
-            lines.append(name.ljust(width) + row)
-        if self.closeness is not None:
-            lines += ["", f"Largest factor between chain and {self.reference} over all times:"]
+        parts.append(table([f"mean at time {self.times[-1]:.6g}", *self.processes], means, indent=""))
+        found = self.closeness
+        if found is not None:
+            rows = []
             for m, name in enumerate(self.metrics):
-                factors = self.closeness.factors[:, m]
-                time = int(factors.argmax())
-                ratio, low, high = (a[time, m] for a in (self.closeness.ratio, self.closeness.low, self.closeness.high))
-                lines.append(
-                    f"{name.ljust(width)}{factors[time]:.4g} at time {self.times[time]:.4g}, "
-                    f"ratio {ratio:.4g} in [{low:.4g}, {high:.4g}]"
+                t = int(found.factors[:, m].argmax())
+                bounds = f"[{found.low[t, m]:.4g}, {found.high[t, m]:.4g}]"
+                rows.append(
+                    [name, f"{found.factors[t, m]:.4g}", f"{self.times[t]:.4g}", f"{found.ratio[t, m]:.4g}", bounds]
                 )
+            header = ["closeness", "largest factor", "at time", f"chain / {self.reference}", "simultaneous bounds"]
+            parts.append(table(header, rows, indent=""))
         if self.distances:
-            lines += ["", "Energy distance between laws (whitened; unbiased, may be negative):"]
-            for d in self.distances:
-                pair = f"{d.process} – {d.reference}"
-                estimate = repr(Estimate(d.estimate, d.sem, d.paths))
-                lines.append(f"{pair.ljust(width)}time {d.time:.4g}: {estimate}, p = {d.p_value:.3g}")
-        return "\n".join(lines)
+            rows = [
+                [
+                    f"{d.process} – {d.reference}",
+                    f"{d.time:.4g}",
+                    repr(Estimate(d.estimate, d.sem, d.paths)),
+                    f"{d.p_value:.3g}",
+                ]
+                for d in self.distances
+            ]
+            parts.append(table(["energy distance of laws", "time", "estimate", "p of equal laws"], rows, indent=""))
+        return "\n\n".join(parts)
+
+    def _moments(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        return zip(self.mean, self.sem, self.n, strict=True)
