@@ -283,7 +283,7 @@ def _distances(
     for i, (p, r) in enumerate(pairs):
         for t in sorted({(len(times) - 1) // 2, len(times) - 1}):
             x, y = whiten(*(values[k][:DISTANCE_PATHS, t, :functions] for k in (p, r)))
-            rng = np.random.default_rng(seeds.seed(Purpose.PERMUTATION, i, t))
+            rng = np.random.default_rng(seeds.seed(Purpose.PERMUTATION, 0, i * len(times) + t))
             distance = energy_distance(x, y, rng)
             found.append(Distance(processes[p], processes[r], float(times[t]), *distance, min(len(x), len(y))))
     return tuple(found)
