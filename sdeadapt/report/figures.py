@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,11 +18,11 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from sdeadapt.statistics.intervals import critical_value
 from sdeadapt.verification.report import WeakErrorReport
 
-__all__ = ["log_log", "plateaus", "scaled_errors", "targets_shown", "weak_error_figure"]
+__all__ = ["VERDICT_COLOURS", "log_log", "plateaus", "scaled_errors", "targets_shown", "weak_error_figure"]
 
 MOST = 8  # targets in a figure
 _MARKERS = "osD^vPX*"
-_VERDICT_COLOURS = {"CONFIRMED": "#1b7837", "REFUTED": "#b2182b", "INCONCLUSIVE": "#7f6000"}
+VERDICT_COLOURS = {"CONFIRMED": "#1b7837", "REFUTED": "#b2182b", "INCONCLUSIVE": "#7f6000"}
 
 
 def targets_shown(report: WeakErrorReport) -> list[int]:
@@ -43,7 +44,7 @@ def _bars(report: WeakErrorReport) -> tuple[float, str]:
     return critical_value(confidence), f"{100 * confidence:g} %"
 
 
-def _style(k: int) -> dict[str, str]:
+def _style(k: int) -> dict[str, Any]:
     return {"color": f"C{k}", "marker": _MARKERS[k % len(_MARKERS)]}
 
 
@@ -133,8 +134,8 @@ def log_log(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None = Non
         if resolved.any() and not resolved.all():
             ax.plot(h[resolved], size[j][resolved], **style, ls="none", ms=5)
     top = max((float(size[j, 0]) for j in shown), default=1.0)
-    for order, style in ((p, "-"), (p / 2, "--")):
-        ax.plot(h, 1.6 * top * (h / h[0]) ** order, style, color="0.5", lw=1, zorder=0)
+    for order, line in ((p, "-"), (p / 2, "--")):
+        ax.plot(h, 1.6 * top * (h / h[0]) ** order, line, color="0.5", lw=1, zorder=0)
         ax.annotate(f"order {order:g}", (h[-1], 1.6 * top * (h[-1] / h[0]) ** order), fontsize=7, color="0.4",
                     xytext=(-3, 0), textcoords="offset points", ha="right", va="center")  # fmt: skip
     ax.set_xlim(h[-1] * (h[-1] / h[0]) ** 0.28, h[0] * (h[0] / h[-1]) ** 0.06)
@@ -168,7 +169,7 @@ def weak_error_figure(report: WeakErrorReport) -> Figure:
     name = report.config["method"]["class"]
     title = f"{report.verdict} — {name} on {report.config['oracle']['class']}, lr = {report.lr:g}. {report.message}"
     figure.suptitle(
-        textwrap.fill(title, 150), fontsize=10, color=_VERDICT_COLOURS[report.verdict.value], x=0.01, ha="left"
+        textwrap.fill(title, 150), fontsize=10, color=VERDICT_COLOURS[report.verdict.value], x=0.01, ha="left"
     )
     hidden = len(report.tests) - len(shown)
     note = "s = sqrt(E phi²) of the test function phi at that time"

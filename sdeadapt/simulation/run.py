@@ -47,7 +47,11 @@ class Run:
         check_choice("dtype", self.dtype, ("float64", "float32"))
         if self.chunk is not None:
             check_integer("chunk", self.chunk)
-        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+        try:
+            usable = torch.device(self.device).type != "cuda" or torch.cuda.is_available()
+        except RuntimeError:  # not the name of a device
+            usable = False
+        if not usable:
             raise ValueError(f"`device` must be one that torch can use; got {self.device!r}. Try device='cpu'.")
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from sdeadapt.statistics.estimate import Estimate
 from sdeadapt.text import duration, percent, short, table
 from sdeadapt.verification.decision import TargetTest
 from sdeadapt.verification.report import WeakErrorReport
+from sdeadapt.verification.weak_error import Prepared
 
-__all__ = ["summarise"]
+__all__ = ["summarise", "summarise_plan"]
 
 MOST_TARGETS = 12  # in the tables; further ones are in `rows`
 _FAMILIES = {
@@ -61,22 +63,32 @@ def _label(report: WeakErrorReport, j: int) -> str:
 
 
 def _head(report: WeakErrorReport) -> str:
-    config = report.config
+    config, sde = report.config, report.config["sde"]
     base = round(float(report.times[-1] / report.h[0]))
-    method, sde = config["method"], config["sde"]
-    name, oracle = method.get("name", method["class"]), config["oracle"]["class"]
     claim = "its own SDE" if sde == "own" else f"the SDE {sde}" if isinstance(sde, str) else "the SDE given"
     start = f", compared from t = {config['start'] * report.h[0]:.6g}" if config["start"] else ""
     family = _FAMILIES.get(config["refine"], config["refine"])
     return "\n".join(
         [
-            f"{name} on {oracle}: has {claim} weak order {config['order']}?",
-            f"  lr = {report.lr:.6g}, T = {report.times[-1]:.6g} ({base} steps of h = {report.h[0]:.6g}){start}",
+            f"{_name(config['method'])}({_settings(config['method'])})",
+            f"on {_name(config['oracle'])}({_settings(config['oracle'])}):",
+            f"has {claim} weak order {config['order']}?",
+            f"  T = {report.times[-1]:.6g}, {base} steps of h = {report.h[0]:.6g}{start}",
             f"  family {family}; lr divided by {', '.join(map(str, report.multipliers))}",
             f"  {report.estimator} estimator, {int(report.paths.sum()):,} paths, {duration(report.seconds)}, "
             f"seed {config['seed']}",
         ]
     )
+
+
+def _name(described: dict[str, Any]) -> str:
+    return described.get("name", described["class"])
+
+
+def _settings(described: dict[str, Any]) -> str:
+    """Return the hyper-parameters that are numbers or words."""
+    plain = {k: v for k, v in described.items() if isinstance(v, int | float | str) and k not in ("class", "name")}
+    return ", ".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain.items())
 
 
 def _own_error(report: WeakErrorReport, shown: list[int]) -> str:
@@ -140,17 +152,11 @@ def _orders(report: WeakErrorReport, shown: list[int]) -> str:
             ]
         )
     finest = f"at {report.multipliers[-2]} to {report.multipliers[-1]}"
-    header = [
-        "4. orders",
-        finest,
-        "coarser",
-        "slope (for the eye)",
-        "plateau at h = 0",
-        "allowed",
-        "excluded",
-        "status",
+    header = ["4. orders", finest, "coarser", "slope for the eye", "plateau at h = 0", "allowed", "excluded", "status"]
+    lines = [
+        table(header, rows, indent=""),
+        "   a plateau above `allowed` speaks against the order; an error of the SDE above `excluded` is ruled out",
     ]
-    lines = [table(header, rows, indent="")]
     lines += [f"   {reason}: {', '.join(labels)}" for reason, labels in why.items()]
     if left := len(report.tests) - len(shown):
         lines.append(f"   and {left} more targets, in `report.tests`")
@@ -235,3 +241,35 @@ def _power(report: WeakErrorReport, shown: list[int]) -> str:
     blind = [spot.name for spot in report.power if not spot.visible.any()]
     verdict = f"blind to: {', '.join(blind)}" if blind else "each would have been seen somewhere (*)"
     return f"{text}\n   {verdict}"
+
+
+def summarise_plan(ready: Prepared) -> str:
+    """Return a plan as text: paths and expected precision per level, cost and memory.
+
+    Args:
+        ready: a study after its pilot.
+    """
+    plan, study = ready.plan, ready.study
+    rows = []
+    for i, multiplier in enumerate(study.multipliers):
+        level, paths = study.levels[i], plan.by_mode(i)
+        steps = level.records[-1]
+        expected = plan.expected * study.h[i] / study.h[-1]
+        share = float((plan.sem[:, i] / expected).max())
+        rows.append(
+            [
+                f"{multiplier}",
+                short(float(study.h[i]), 4),
+                f"{steps:,}",
+                " + ".join(f"{n:,}" for n in paths.values()),
+                short(share, 2),
+            ]
+        )
+    header = ["divisor", "h", "steps", f"paths ({' + '.join(plan.modes)})", "standard error / expected error"]
+    return "\n".join(
+        [
+            table(header, rows, left=0, indent=""),
+            f"{ready.estimator} estimator, {plan.path_steps:.3g} path-steps in all, {duration(plan.seconds)} of one "
+            f"worker, {ready.memory / 2**20:.0f} MiB each ({ready.chunk:,} paths at a time). Nothing was written.",
+        ]
+    )

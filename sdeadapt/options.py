@@ -1,0 +1,167 @@
+"""The options of the commands: plain data with defaults, stored in a run's config.json and read back from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CompareOptions", "Options", "VerifyOptions", "as_arguments", "asked", "on_top", "read_options"]
+
+_NOT_ASKED = ("out", "config", "workers", "quiet", "dry_run")  # none of them changes a result
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the commands have in common.
+
+    Args:
+        problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled; or package.module:function,
+            which returns a Problem.
+        problem_set: options of the problem, e.g. batch_size=16.
+        method: sgd, rmsprop, adam; or package.module:Class. By default the one that the problem suggests.
+        set: hyper-parameters, e.g. lr=.1 beta=.99; those left out are the ones that the problem suggests.
+        sde: package.module:function, a recipe (method, oracle) -> ItoSDE. By default the method's own.
+        horizon: SDE time at the end; by default the problem's.
+        steps: the same in steps of the method.
+        start: SDE time at which the SDE takes over. By default 0, or 8 steps with bias correction.
+        multipliers: divisors of lr, increasing.
+        refine: what they stand for: svag (amplified noise), noise (the same law, rescaled) or step (oracle unchanged).
+        times: SDE times to look at; or, as a single whole number, how many.
+        test_functions: theta_0, theta_0_squared, projection_0_squared, theta_norm_squared, loss,
+            gradient_norm_squared, noise_trace, mean_u, m_norm_squared; by default a set that is not blind.
+        solver: extrapolated, torchsde:euler, torchsde:milstein, torchsde:srk.
+        substeps: steps of the SDE solver in one iteration, even.
+        confidence: of every statement.
+        seed: of all random numbers.
+        device: cpu or cuda.
+        dtype: float64 or float32.
+        workers: processes; by default one per core. The numbers do not depend on it.
+        out: directory of the run, new or empty. By default a new one in runs/.
+        config: an earlier run's directory, or a JSON file of options. Repeats it; options given here come first.
+        quiet: print the verdict alone.
+    """
+
+    problem: str = "digits"
+    problem_set: tuple[str, ...] = ()
+    method: str | None = None
+    set: tuple[str, ...] = ()
+    sde: str | None = None
+    horizon: float | None = None
+    steps: int | None = None
+    start: float | None = None
+    multipliers: tuple[int, ...] | None = None
+    refine: str = "svag"
+    times: int | tuple[float, ...] | None = None
+    test_functions: tuple[str, ...] | None = None
+    solver: str = "extrapolated"
+    substeps: int = 4
+    confidence: float = 0.95
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float64"
+    workers: int | None = None
+    out: str | None = None
+    config: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class VerifyOptions(Options):
+    """Is an SDE a weak approximation of an optimizer, of the claimed order? Without options: RMSprop on digits.
+
+    Exit code: 0 confirmed, 1 refuted, 2 usage, 3 inconclusive, 4 any other failure.
+
+    Args:
+        order: of weak error, the claim.
+        estimator: auto, independent, coupled.
+        atol: an error below atol * sqrt(E phi^2) counts as zero.
+        power: also show what wrong SDEs would have looked like.
+        paths: of chain and SDE, per level; or
+        precision: standard error at the finest level as a share of the error expected there (0.12); or
+        seconds: of one worker.
+        dry_run: run the pilot, print the plan and stop.
+    """
+
+    order: int = 1
+    estimator: str = "auto"
+    atol: float = 0.0
+    power: bool = False
+    paths: int | None = None
+    precision: float | None = None
+    seconds: float | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    """Chain, refinements and SDE side by side on one clock: means, quantiles, distances, C-closeness.
+
+    Exit code: 0 C-close, 1 not, 2 usage, 3 inconclusive, 4 any other failure.
+
+    Args:
+        times: SDE times to look at; or, as a single whole number, how many.
+        quantiles: levels in (0, 1).
+        closeness: C, the factor asked for.
+        paths: of each process.
+        keep_paths: how many paths are kept as they are.
+    """
+
+    times: int | tuple[float, ...] | None = 50
+    quantiles: tuple[float, ...] = (0.05, 0.5, 0.95)
+    closeness: float = 2**0.5
+    paths: int = 1024
+    keep_paths: int = 8
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Return the options stored in a run directory or a JSON file.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"`--config` must be a run directory or a JSON file; got {str(path)!r}: {error}.") from error
+    if not isinstance(stored, dict) or "oracle" in stored:
+        raise ValueError(
+            f"`--config` must hold command-line options; got {str(path)!r}. A report saved from Python holds none."
+        )
+    return stored
+
+
+def as_arguments(stored: Mapping[str, Any]) -> list[str]:
+    """Return stored options as a command line, so that they are checked as one."""
+    words: list[str] = []
+    for name, value in stored.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}"] if value else []
+        elif isinstance(value, Mapping):
+            words += [f"--{flag}", *(f"{k}={v}" for k, v in value.items())]
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)] if value else []
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def on_top(options: Options, base: Options) -> Options:
+    """Return the options with hyper-parameters given here added to those stored, if they are of the same thing."""
+    merged: dict[str, Any] = {}
+    for name, owner in (("set", "method"), ("problem_set", "problem")):
+        given, stored = getattr(options, name), getattr(base, name)
+        added = () if given == stored else given
+        same = getattr(options, owner) == getattr(base, owner)
+        merged[name] = (*stored, *added) if same else added
+    return dataclasses.replace(options, **merged)
+
+
+def asked(options: Options) -> dict[str, Any]:
+    """Return the options that a result depends on."""
+    return {k: v for k, v in dataclasses.asdict(options).items() if k not in _NOT_ASKED}
