@@ -91,7 +91,7 @@ def check_oracle(
     Args:
         oracle: the oracle.
         theta: (dim,) or (rows, dim): where to look. A generic point sees more than a symmetric one.
-        draws: samples per row of theta, >= 1000.
+        draws: samples per row of theta, >= 1000. With fewer than the default `level` holds for mild noise only.
         rng: seed.
         level: chance of a false alarm over all statistical comparisons together, in (0, 1). The z values are corrected
             for the skewness of what is averaged (Hall 1992, J. R. Statist. Soc. B 54, 221-228).

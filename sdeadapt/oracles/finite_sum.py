@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +19,6 @@ from sdeadapt.oracles.roots import CHOLESKY_DIM, cholesky_root
 from sdeadapt.oracles.sampling import Minibatch
 
 __all__ = ["LinearRegression", "LogisticRegression"]
-
-R = TypeVar("R", bound="_Regression")
 
 
 class _Regression(Minibatch):
@@ -122,7 +119,7 @@ class _Regression(Minibatch):
     def _squares(self) -> Tensor:
         return self.features.square()
 
-    def to(self: R, device: str | torch.device, dtype: torch.dtype) -> R:
+    def to(self, device: str | torch.device, dtype: torch.dtype) -> _Regression:
         """Return the oracle with its tensors on `device`, in `dtype`."""
         return replace(self, features=self.features.to(device, dtype))  # type: ignore[type-var]
 
@@ -140,7 +137,9 @@ class _Regression(Minibatch):
     def bytes_per_path(self) -> int:
         """Outputs, residuals and their products over the data; the gathered batch; the covariance and its root."""
         k, n = self.outputs, self.examples
-        full = n * (6 * k if self.by_samples else 4 * k + k * (k + 1) // 2) + self.batch_size * (self.dim // k + 4 * k)
+        full = n * (6 * k if self.by_samples or k == 1 else 4 * k + k * (k + 1)) + self.batch_size * (
+            self.dim // k + 4 * k
+        )
         return self.features.element_size() * (full + 8 * self.dim + (0 if self.by_samples else 5 * self.dim**2))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +16,6 @@ from sdeadapt.oracles.noise import MOST_NODES
 __all__ = ["SAMPLINGS", "Minibatch", "Replacement", "Shuffle"]
 
 SAMPLINGS = ("replacement", "batch", "epoch")
-
-M = TypeVar("M", bound="Minibatch")
 
 
 class Replacement(Stream):
@@ -114,11 +111,11 @@ class Minibatch(Oracle):
             return Replacement(generator, paths, self.examples, self.batch_size)
         return Shuffle(generator, paths, self.examples, self.batch_size, epoch=self.sampling == "epoch")
 
-    def with_batch(self: M, batch_size: int) -> M:
+    def with_batch(self, batch_size: int) -> Minibatch:
         """Return the oracle at another batch size; without replacement this is not `rescaled`."""
         return replace(self, batch_size=batch_size)  # type: ignore[type-var]
 
-    def rescaled(self: M, kappa: float) -> M:
+    def rescaled(self, kappa: float) -> Minibatch:
         r"""Return the oracle at the batch size that divides the noise variance by `kappa`: same f, same Sigma.
 
         That is $\kappa B$ with replacement and $\kappa B n/(n + (\kappa - 1)B)$ without. The law of z changes with
