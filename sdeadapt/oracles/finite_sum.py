@@ -27,6 +27,7 @@ class _Regression(Minibatch):
     features: Tensor
     l2: float
     root: str
+    by_samples: bool
     outputs: int = 1  # K
 
     def _set(self, targets: Tensor, targets_name: str) -> None:
@@ -55,8 +56,6 @@ class _Regression(Minibatch):
         object.__setattr__(self, "dim", dim)
         object.__setattr__(self, "noise_dim", len(x) if by_samples else dim)
         object.__setattr__(self, "by_samples", by_samples)
-
-    by_samples: bool
 
     @property
     @abstractmethod
