@@ -54,7 +54,7 @@ def draw_increments(
     area: bool = False,
     heavy: bool = False,
 ) -> Increments:
-    """Return n fresh sub-steps; `heavy` draws them in float64, for a chain coupled to them whose law needs the tails."""
+    """Return n fresh sub-steps; `heavy` draws them in float64, for a coupled chain whose law needs the tails."""
     shape = (n, paths, noise_dim)
     dw = standard_normal(generator, shape, dtype, heavy).mul_(math.sqrt(dt))
     if not area:
@@ -70,8 +70,10 @@ def euler_step(sde: ItoSDE, t: float, x: Any, dt: float, dw: Tensor) -> Any:
     fields = []
     for value, slope, kick in zip(x, drift, noise, strict=True):
         if slope is not None:
-            value = torch.add(value, slope, alpha=dt)
-        fields.append(value if kick is None else value + kick)
+            moved = torch.add(value, slope, alpha=dt)
+            fields.append(moved if kick is None else moved.add_(kick))
+        else:
+            fields.append(value if kick is None else value + kick)
     return type(x)(*fields)
 
 
