@@ -172,10 +172,10 @@ def verify(
     Example:
         >>> import sdeadapt as sa
         >>> oracle = sa.oracles.Quadratic([[1.0]], [[1.0]], scale=4.0)
-        >>> report = verify(sa.RMSprop(lr=0.25, beta=0.9375, eps=0.4), oracle, theta0=[1.5], steps=16,
-        ...                 initial={"u": [2.0]}, budget=Budget(paths=512))
+        >>> report = verify(sa.RMSprop(lr=0.25, beta=0.9375, eps=0.4), oracle, theta0=[1.5], steps=2,
+        ...                 multipliers=(1, 2, 4), initial={"u": [2.0]}, budget=Budget(paths=256))
         >>> report.h.round(6).tolist()
-        [0.0625, 0.015625, 0.003906, 0.000977]
+        [0.0625, 0.015625, 0.003906]
     """
     begin = time.perf_counter()
     check_open_unit("confidence", confidence)
