@@ -105,6 +105,8 @@ def plateaus(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None = No
                     fontsize=7, color=f"C{k}", weight=weight)  # fmt: skip
     ax.set_ylim(len(shown) - 0.5, -0.6)
     ax.set_yticks(range(len(shown)), _labels(report, shown), fontsize=8)
+    for k, label in enumerate(ax.get_yticklabels()):  # the legend of the whole figure
+        label.set_color(f"C{k}")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlabel(rf"plateau / s, in $10^{{{power}}}$ ({_bars(report)[1]} interval; green: allowed)")
     ax.set_title("error extrapolated to h = 0", fontsize=9)
@@ -164,8 +166,6 @@ def weak_error_figure(report: WeakErrorReport) -> Figure:
     scaled_errors(report, left, shown)
     plateaus(report, middle, shown)
     log_log(report, right, shown)
-    if shown:
-        left.legend(fontsize=7, loc="best", framealpha=0.8)
     name = report.config["method"]["class"]
     title = f"{report.verdict} — {name} on {report.config['oracle']['class']}, lr = {report.lr:g}. {report.message}"
     figure.suptitle(

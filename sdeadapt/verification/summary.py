@@ -62,6 +62,15 @@ def _label(report: WeakErrorReport, j: int) -> str:
     return report.tests[j].label if len(np.unique(report.times)) > 1 else report.names[j]
 
 
+def _measured(value: float, sem: float) -> str:
+    """Return an estimate with its standard error; one at the level of round-off is none."""
+    return repr(Estimate(value, sem if sem > 1e-9 * abs(value) else 0.0, 0))
+
+
+def _factor(x: float) -> str:
+    return f"{x:,.0f}" if x < 1e7 else f"{x:.1e}"
+
+
 def _head(report: WeakErrorReport) -> str:
     config, sde = report.config, report.config["sde"]
     base = round(float(report.times[-1] / report.h[0]))
@@ -86,8 +95,12 @@ def _name(described: dict[str, Any]) -> str:
 
 
 def _settings(described: dict[str, Any]) -> str:
-    """Return the hyper-parameters that are numbers or words."""
-    plain = {k: v for k, v in described.items() if isinstance(v, int | float | str) and k not in ("class", "name")}
+    """Return the hyper-parameters that are numbers or words, each once."""
+    plain = {
+        k: v
+        for k, v in described.items()
+        if isinstance(v, int | float | str) and k not in ("class", "name") and not k.startswith("one_minus_")
+    }
     return ", ".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain.items())
 
 
@@ -100,13 +113,14 @@ def _own_error(report: WeakErrorReport, shown: list[int]) -> str:
     where = f"lr = {report.lr:.6g}" if report.multipliers[0] == 1 else f"lr / {report.multipliers[0]}"
     relative, change = percent(own[first].relative), percent(own[first].of_change)
     lines = [
-        f"1. At {where} the SDE misstates E {_label(report, first)} by {own[first].error!r}",
+        f"1. At {where} the SDE misstates E {_label(report, first)} by {_measured(*own[first].error[:2])}",
         f"   ({relative} of it, {change} of its change over the horizon).",
     ]
     others = [j for j in shown if j != first]
     if others:
         rows = [
-            [_label(report, j), repr(own[j].error), percent(own[j].relative), percent(own[j].of_change)] for j in others
+            [_label(report, j), _measured(*own[j].error[:2]), percent(own[j].relative), percent(own[j].of_change)]
+            for j in others
         ]
         lines.append(table(["also", "error", "of it", "of its change"], rows, indent="   "))
     return "\n".join(lines)
@@ -145,19 +159,22 @@ def _orders(report: WeakErrorReport, shown: list[int]) -> str:
                 _interval(test),
                 " ".join(f"{order:.2f}" for order in test.coarse_orders),
                 f"{slope[j]:.2f} ± {slope_sem[j]:.2f}",
-                repr(Estimate(test.plateau, test.plateau_sem, 0)),
+                _measured(test.plateau, test.plateau_sem),
                 short(test.allowed, 2),
                 short(test.plateau_bound, 2),
                 test.status,
             ]
         )
     finest = f"at {report.multipliers[-2]} to {report.multipliers[-1]}"
-    header = ["4. orders", finest, "coarser", "slope for the eye", "plateau at h = 0", "allowed", "excluded", "status"]
+    header = ["4. orders", finest, "coarser", "slope (eye)", "plateau at h = 0", "allowed", "excluded", "status"]
     lines = [
         table(header, rows, indent=""),
         "   a plateau above `allowed` speaks against the order; an error of the SDE above `excluded` is ruled out",
     ]
-    lines += [f"   {reason}: {', '.join(labels)}" for reason, labels in why.items()]
+    lines += [
+        textwrap.fill(f"{reason}: {', '.join(labels)}", 118, initial_indent="   ", subsequent_indent="     ")
+        for reason, labels in why.items()
+    ]
     if left := len(report.tests) - len(shown):
         lines.append(f"   and {left} more targets, in `report.tests`")
     return "\n".join(lines)
@@ -173,16 +190,14 @@ def _errors(report: WeakErrorReport, shown: list[int]) -> str:
                     _label(report, j) if i == 0 else "",
                     f"{multiplier}",
                     short(float(report.h[i]), 4),
-                    repr(Estimate(float(report.error[j, i]), float(report.sem[j, i]), 0)),
+                    _measured(float(report.error[j, i]), float(report.sem[j, i])),
                     short(bound, 2),
-                    f"{report.factor[j, i]:,.0f}",
+                    _factor(float(report.factor[j, i])),
                     " + ".join(f"{n:,}" for n in report.paths[i]),
                 ]
             )
-    paths = "paths" if report.paths.shape[1] == 1 else "paths (chain + SDE)"
-    return table(
-        ["weak errors", "divisor", "h", "chain - SDE", "solver bias", "var. reduction", paths], rows, indent=""
-    )
+    paths = "paths" if report.paths.shape[1] == 1 else "paths of each"
+    return table(["weak errors", "divisor", "h", "e = chain - SDE", "bias <", "var. reduction", paths], rows, indent="")
 
 
 def _diagnostics(report: WeakErrorReport) -> str:
@@ -232,12 +247,12 @@ def _chunks(report: WeakErrorReport) -> float:
 
 def _power(report: WeakErrorReport, shown: list[int]) -> str:
     """Return what each standard perturbation of the SDE would have left at h = 0: "*" where it would have been seen."""
-    rows = [
-        [spot.name, *(f"{short(spot.plateau[j], 2)}{'*' if spot.visible[j] else ' '}" for j in shown)]
-        for spot in report.power
-    ]
-    bound = ["excluded above", *(f"{short(report.tests[j].plateau_bound, 2)} " for j in shown)]
-    text = table(["6. a wrong SDE", *(f"{_label(report, j)} " for j in shown)], [*rows, bound], indent="")
+    rows = []
+    for j in shown:
+        marks = [f"{short(spot.plateau[j], 2)}{'*' if spot.visible[j] else ' '}" for spot in report.power]
+        rows.append([_label(report, j), *marks, short(report.tests[j].plateau_bound, 2)])
+    names = [f"{spot.name.removesuffix(' +10 %')} " for spot in report.power]
+    text = table(["6. an SDE 10 % off in", *names, "excluded"], rows, indent="")
     blind = [spot.name for spot in report.power if not spot.visible.any()]
     verdict = f"blind to: {', '.join(blind)}" if blind else "each would have been seen somewhere (*)"
     return f"{text}\n   {verdict}"
