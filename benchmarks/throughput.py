@@ -59,7 +59,7 @@ class Sequential:
 
 
 def solvers(method: str, paths: int, steps: int, device: str) -> dict[str, Callable[[], object]]:
-    """Return the sides, each of `steps` Euler steps; dt is a power of two, where torchsde's clock is exact."""
+    """Return the sides, each of `steps` Euler steps; a power of two, where torchsde's clock makes as many."""
     sde, dt = make_sde(method, device), 1 / steps
     start = sde.point(*torch.ones(len(sde.point._fields), paths, DIM, device=device))
     joined, theirs, ts = torch.cat(start, 1), to_torchsde(sde, DIM), torch.tensor([0.0, 1.0])
@@ -152,16 +152,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        paths, steps, repeats = (256, 16, 1) if options.smoke else (4096, 128, 9)
-        results = {f"cpu, {name}": one_device(name, "cpu", paths, steps, repeats) for name in METHODS}
-        results["workers, RMSprop"] = scaling(8 * paths, steps, repeats)
-        if torch.cuda.is_available():
-            for name in METHODS:
-                results[f"cuda, {name}"] = one_device(name, "cuda", 64 * paths, steps, repeats)
+        paths, lengths = (256, {16: 1}) if options.smoke else (4096, {128: 9, 1024: 3})  # steps: repeats
+        results = {}
+        for device, chunk in {"cpu": paths, "cuda": 64 * paths}.items():
+            if device == "cuda" and not torch.cuda.is_available():
+                continue
+            for method in METHODS:
+                for steps, repeats in lengths.items():
+                    name = f"{device}, {method}, {chunk} paths, {steps} steps"
+                    results[name] = one_device(method, device, chunk, steps, repeats)
+        results["workers, RMSprop"] = scaling(8 * paths, *next(iter(lengths.items())))
     finally:
         torch.set_num_threads(threads)
-    about = {"paths": paths, "steps": steps, "repeats": repeats, "dim": DIM, "dtype": "float32"}
-    about |= {"torch": torch.__version__, "torchsde": torchsde.__version__, "machine": platform.processor()}
+    versions = {"torch": torch.__version__, "torchsde": torchsde.__version__, "python": platform.python_version()}
+    about = {"dim": DIM, "dtype": "float32", "repeats by steps": lengths, **versions, "platform": platform.platform()}
     for name, rows in results.items():
         show(name, rows)
     if options.out:
