@@ -1,1 +1,1 @@
-"""Chains and SDEs in ensembles."""
+"""Chains and SDEs in ensembles: chunks of paths, each a pure function of its seed, with means and their errors."""

@@ -127,7 +127,7 @@ def _run_ensemble(
     check_integer("paths", paths, minimum=2)
     if check_integer("keep_paths", keep, minimum=0) > paths:
         raise ValueError(f"`keep_paths` must not exceed `paths` = {paths}; got {keep}.")
-    size = min(run.chunk_size(scratch), paths)
+    size = min(run.chunk_size(scratch + 32 * len(times) * len(names)), paths)  # a chunk holds what it shows
     job = _Job(source, SeedTree.of(rng), stream, run.device, paths, size, keep)
     parts: _Part | None = None
     lost: list[int] = []  # per chunk
@@ -185,7 +185,7 @@ def simulate(
 ) -> Ensemble:
     r"""Run a method in an ensemble of paths, from torch's start: $x_{k+1} = F(x_k, g_k)$.
 
-    Memory is flat in paths and steps. The oracle needs to sample, no more.
+    Memory is flat in paths, steps and times. The oracle needs to sample, no more.
 
     Args:
         method: at the user's own learning rate.
