@@ -78,7 +78,8 @@ def rmsprop(h, sigma0=1.0, eps0=0.1, c2=1.0, **options):
 
 
 def test_sgd_sde_and_chain_with_h_and_sigma_that_do_not_commute():
-    hessian, covariance, sigma0, theta0, h = [[0.8, 0.3], [0.3, 0.4]], [[1.0, -0.4], [-0.4, 0.7]], 0.4, [1.5, -0.8], 1 / 8
+    hessian, covariance = [[0.8, 0.3], [0.3, 0.4]], [[1.0, -0.4], [-0.4, 0.7]]
+    sigma0, theta0, h = 0.4, [1.5, -0.8], 1 / 8
     functions = {"theta": lambda x: x.theta[:, 0], "squared": lambda x: x.theta[:, 1] ** 2,
                  "product": lambda x: x.theta[:, 0] * x.theta[:, 1]}  # fmt: skip
     level = build(SGD(lr=h), Quadratic(hessian, covariance, sigma0 / math.sqrt(h)), theta0, 8, functions)
@@ -137,10 +138,8 @@ H = 1 / 8
 
 
 def adam(h=H, bias_correction=False):
-    lr = math.sqrt(h)
-    method = Adam(
-        lr=lr, beta1=1 - ADAM["c1"] * h, beta2=1 - ADAM["c2"] * h, eps=ADAM["eps0"] / lr, bias_correction=bias_correction
-    )
+    lr, beta1, beta2 = math.sqrt(h), 1 - ADAM["c1"] * h, 1 - ADAM["c2"] * h
+    method = Adam(lr=lr, beta1=beta1, beta2=beta2, eps=ADAM["eps0"] / lr, bias_correction=bias_correction)
     return method, ADAM["sigma0"] / lr
 
 
