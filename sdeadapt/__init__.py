@@ -59,7 +59,11 @@ _HOMES = {
     "verify": "verification.weak_error",
     "workers": "simulation.run",
 }
-_REPORTS = ("sdeadapt.verification.report", "sdeadapt.verification.comparison_report")
+_REPORTS = (
+    "sdeadapt.verification.report",
+    "sdeadapt.verification.self_reference",
+    "sdeadapt.verification.comparison_report",
+)
 
 
 def load(directory: str | Path) -> Any:

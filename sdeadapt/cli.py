@@ -219,7 +219,7 @@ def _verify(options: VerifyOptions, plan: Mapping[str, Any] | None) -> int:
         with _checking():
             job = _job(options)
             job["budget"] = Budget(options.paths, options.precision, options.seconds)
-            job["estimator"] = options.estimator
+            job |= {"estimator": options.estimator, "reference": options.reference}
             if plan is not None:
                 job |= {"estimator": plan["estimator"], "budget": Budget(tuple(tuple(row) for row in plan["paths"]))}
             study = _check_study(options, job, run)
@@ -240,11 +240,13 @@ def _check_study(options: VerifyOptions, job: Mapping[str, Any], run: Run) -> St
     from sdeadapt.checks import check_integer, check_open_unit, check_positive
     from sdeadapt.simulation.randomness import SeedTree
     from sdeadapt.verification.estimators import candidates, modes
+    from sdeadapt.verification.self_reference import check_reference
     from sdeadapt.verification.study import Study
 
     check_open_unit("confidence", options.confidence)
     check_positive("atol", options.atol, zero=True)
     check_integer("order", options.order)
+    check_reference(options.reference, power=options.power, **{k: job[k] for k in ("sde", "start", "multipliers")})
     SeedTree.of(options.seed)
     of_study = {k: v for k, v in job.items() if k not in ("confidence", "rng", "estimator", "budget")}
     study = Study.build(**of_study, order=options.order, run=run)
@@ -278,6 +280,7 @@ def _running(options: Options) -> Iterator[tuple[Run, Callable[[], int]]]:
 
     Meanwhile torch uses one thread, as the workers do: the last bits of sums depend on it.
     """
+    import numpy as np
     import torch
     from tqdm import tqdm
 
@@ -301,6 +304,7 @@ def _running(options: Options) -> Iterator[tuple[Run, Callable[[], int]]]:
 
         torch.set_num_threads(1)
         stack.callback(torch.set_num_threads, threads)
+        stack.enter_context(np.errstate(all="ignore"))  # paths that diverge are counted and reported
         yield dataclasses.replace(run, progress=progress), lambda: chunks
 
 

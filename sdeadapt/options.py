@@ -79,6 +79,7 @@ class VerifyOptions(Options):
         order: of weak error, the claim.
         estimator: auto, independent, coupled.
         atol: an error below atol * sqrt(E phi^2) counts as zero.
+        reference: sde, or self (each step size against the next finer one; needs no SDE).
         power: also show what wrong SDEs would have looked like.
         paths: of chain and SDE, per level; or
         precision: standard error at the finest level as a share of the error expected there (0.12); or
@@ -89,6 +90,7 @@ class VerifyOptions(Options):
     order: int = 1
     estimator: str = "auto"
     atol: float = 0.0
+    reference: str = "sde"
     power: bool = False
     paths: int | None = None
     precision: float | None = None

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from sdeadapt.statistics.intervals import critical_value
 from sdeadapt.verification.report import WeakErrorReport
+from sdeadapt.verification.self_reference import SelfReferenceReport
 
 __all__ = ["VERDICT_COLOURS", "log_log", "plateaus", "scaled_errors", "targets_shown", "weak_error_figure"]
 
@@ -42,6 +43,10 @@ def _bars(report: WeakErrorReport) -> tuple[float, str]:
     """Return the critical value of error bars, and what to call them."""
     confidence = report.config["confidence"]
     return critical_value(confidence), f"{100 * confidence:g} %"
+
+
+def _error(report: WeakErrorReport) -> str:
+    return "difference to the next h" if isinstance(report, SelfReferenceReport) else "weak error e(h)"
 
 
 def _style(k: int) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def scaled_errors(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None
     ax.axhline(0, color="0.6", lw=0.8, zorder=0)
     ax.set_xlim(0, 1.06 * h[0])
     ax.set_xlabel("time step h (SDE time)")
-    ax.set_ylabel(rf"weak error $e(h)\,/\,(s\,h{'' if p == 1 else f'^{p}'})$,  {sure} bars")
+    ax.set_ylabel(rf"{_error(report)} $/\,(s\,h{'' if p == 1 else f'^{p}'})$,  {sure} bars")
     ax.set_title("flat: the order holds;  rising to the left: plateau", fontsize=9)
     return ax
 
@@ -109,7 +114,7 @@ def plateaus(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None = No
         label.set_color(f"C{k}")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.set_xlabel(rf"plateau / s, in $10^{{{power}}}$ ({_bars(report)[1]} interval; green: allowed)")
-    ax.set_title("error extrapolated to h = 0", fontsize=9)
+    ax.set_title(f"{_error(report)} extrapolated to h = 0", fontsize=9)
     return ax
 
 
@@ -145,7 +150,7 @@ def log_log(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None = Non
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(h.tolist(), [_step_label(report, i) for i in range(len(h))], fontsize=8)
     ax.set_xlabel("time step h; below it, the divisor of lr")
-    ax.set_ylabel("|weak error| / s")
+    ax.set_ylabel(f"|{_error(report)}| / s")
     ax.set_title("customary log–log picture (decides nothing)", fontsize=9)
     return ax
 

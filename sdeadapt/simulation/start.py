@@ -125,6 +125,7 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
 
     Raises:
         ValueError: on shapes, values that are not finite, unknown fields or u, m != 0 under bias correction.
+        NotDeclared: if the method's own start needs what the oracle lacks.
     """
     theta = torch.as_tensor(theta0, dtype=oracle.dtype, device=oracle.device)
     theta = theta[None] if theta.dim() == 1 else theta
@@ -149,7 +150,10 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
     if set(fields) == {*values, "theta"} or not need_point:
         default = None if need_point else method.to_point(method.init(theta), oracle.scale)
     else:
-        default = method.initial(oracle.at(theta))
+        try:
+            default = method.initial(oracle.at(theta))
+        except NotDeclared as missing:
+            raise NotDeclared(f"The start needs {', '.join(fields[1:])}: pass `initial`. {missing}") from missing
     parts = [theta if f == "theta" else values[f] if f in values else getattr(default, f) for f in fields]
     return method.Point(*(part.expand(theta.shape).contiguous() for part in parts))
 

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 ESTIMATORS = ("auto", "coupled", "independent")
+_MODES: dict[str, tuple[Mode, ...]] = {"coupled": ("coupled",), "independent": ("chain", "sde"), "chain": ("chain",)}
 _PURPOSE = {"chain": Purpose.CHAIN, "sde": Purpose.SDE, "coupled": Purpose.COUPLED}
 _PILOT = {"chain": Purpose.PILOT_CHAIN, "sde": Purpose.PILOT_SDE, "coupled": Purpose.PILOT_COUPLED}
 
@@ -44,11 +45,14 @@ def candidates(name: str, levels: tuple[Level, ...]) -> tuple[str, ...]:
     """Return the estimators that the pilot is to choose among.
 
     "auto" tries coupling where every level's noise is exactly Gaussian; for other laws a coupled path difference keeps
-    a part that does not shrink with h.
+    a part that does not shrink with h. Without an SDE there is "chain" alone.
 
     Raises:
-        ValueError: if "coupled" is asked of an oracle that cannot.
+        ValueError: if there is no such estimator, or "coupled" is asked of an oracle that cannot.
     """
+    if levels[0].sde is None:
+        check_choice("estimator", name, ("auto", "chain"))
+        return ("chain",)
     check_choice("estimator", name, ESTIMATORS)
     couples = all(level.oracle.couples for level in levels)
     if name == "coupled" and not couples:
@@ -61,7 +65,7 @@ def candidates(name: str, levels: tuple[Level, ...]) -> tuple[str, ...]:
 
 def modes(estimator: str) -> tuple[Mode, ...]:
     """Return what runs at every level."""
-    return ("coupled",) if estimator == "coupled" else ("chain", "sde")
+    return _MODES[estimator]
 
 
 def make_expansion(level: Level) -> Expansion | None:
@@ -219,6 +223,7 @@ class LevelResult:
 
     error (J,), covariance (J, J) of it, bias and bias_sem (J,): the solver's |fine − coarse|, which bounds what
     extrapolation left; chain and sde (J,): the plain means; square (J,): E phi(SDE)^2; factor (J,): variance reduction;
+    a chain alone: error is its mean, sde and square are of the chain;
     paths: (mode, number) run; kurtosis, skewness, share (J,): of the residuals; control_z: the largest |z| of a
     control's mean; diverged, first_step; least_u; chunk_means of the residuals, for simultaneous intervals.
     """
@@ -259,7 +264,7 @@ def run_level(
     Args:
         level: which one.
         index: its place in the study.
-        estimator: "coupled" or "independent".
+        estimator: "coupled", "independent", or "chain" without an SDE.
         expansion: makes the control variates.
         pilots: their coefficients, by mode.
         paths: number of paths by mode, rounded up to whole chunks.
@@ -291,10 +296,9 @@ def _combine(results: dict[str, tuple[LevelJob, ChunkResult, int]]) -> LevelResu
     moments = {mode: merged.moments for mode, (_, merged, _) in results.items()}
     residuals = [m["residual"] for m in moments.values()]
     signs = [1.0] if len(residuals) == 1 else [1.0, -1.0]
-    sde_mode = "coupled" if "coupled" in moments else "sde"
-    chain_mode = "coupled" if "coupled" in moments else "chain"
-    sde, chain, bias = moments[sde_mode]["sde"], moments[chain_mode]["chain"], moments[sde_mode]["bias"]
-    raw_variance = _variance(chain) / chain.n + _variance(sde) / sde.n
+    plain = [m[name] for m in moments.values() for name in ("chain", "sde") if name in m]
+    chain, sde, bias = plain[0], plain[-1], list(moments.values())[-1].get("bias")
+    raw_variance = np.sum([_variance(m) / m.n for m in plain], axis=0)
     covariance = sum(m.covariance / m.n for m in residuals)
     assert isinstance(covariance, np.ndarray)
     variance = np.diagonal(covariance)
@@ -316,14 +320,12 @@ def _combine(results: dict[str, tuple[LevelJob, ChunkResult, int]]) -> LevelResu
     # of chain and SDE, the shape of the one that makes the error
     worst = np.argmax([_variance(m) / m.n for m in residuals], axis=0)
     columns = np.arange(len(worst))
-    constant = (_variance(chain) <= 1e-28 * (chain.mean**2 + 1e-300)) & (
-        _variance(sde) <= 1e-28 * (sde.mean**2 + 1e-300)
-    )
+    constant = np.all([_variance(m) <= 1e-28 * (m.mean**2 + 1e-300) for m in plain], axis=0)
     return LevelResult(
         error=mean,
         covariance=covariance,
-        bias=np.abs(bias.mean),
-        bias_sem=np.sqrt(_variance(bias) / bias.n),
+        bias=np.abs(bias.mean) if bias else 0 * mean,
+        bias_sem=np.sqrt(_variance(bias) / bias.n) if bias else 0 * mean,
         chain=chain.mean,
         sde=sde.mean,
         square=_variance(sde) + sde.mean**2,

@@ -68,7 +68,7 @@ class Plan:
     """The planned numbers of paths and what they are expected to show.
 
     paths: a row a level, a number a mode; path_steps: evaluations of a gradient in all, roughly; seconds: of one
-    worker, by the pilot's speed; sem (J, L): predicted standard errors; expected (J,): errors expected at the finest level.
+    worker, by the pilot's speed; sem (J, L): predicted standard errors; expected (J, L): errors expected.
     """
 
     modes: tuple[str, ...]
@@ -102,17 +102,21 @@ def make_plan(
 
     The tolerated standard error of a target is `precision` of the error expected at the finest level: that of the
     coarsest level times h_L/h_1, should the claim hold, or a fifth of the largest |e|/s if that is more. Coarser levels
-    may err more, as (h/h_L)^{3/4}. Within a level, chain and SDE share it at least cost.
+    may err more, as (h/h_L)^{3/4}. Within a level, chain and SDE share it at least cost. Of chains alone the error is
+    the difference to the next finer level, and either level makes half of its variance.
     """
     kinds = modes(estimator)
+    alone = estimator == "chain"
+    h = np.append(h[:-1], h[-2]) if alone else h  # of the finest difference that a level serves
     square = pilots[0][kinds[-1]].square
     scale = np.sqrt(np.where(square > 0, square, np.inf))
-    coarse = pilots[0]
-    error = coarse["coupled"].mean if estimator == "coupled" else coarse["chain"].mean - coarse["sde"].mean
+    coarse, other = pilots[0], pilots[1]["chain"] if alone else pilots[0][kinds[-1]]
+    error = coarse["coupled"].mean if estimator == "coupled" else coarse["chain"].mean - other.mean
     own = np.nan_to_num(np.abs(error) / scale) * float(h[-1] / h[0])
-    expected = np.maximum(own, LEAST_SHARE * own.max(initial=0.0)) * scale
-    expected = np.where(np.isfinite(expected) & (expected > 0), expected, np.inf)
-    worst = [{m: float(np.nanmax(p[m].variance / expected**2, initial=0.0)) for m in kinds} for p in pilots]
+    with np.errstate(invalid="ignore", over="ignore"):  # 0 times infinity where phi = 0; overflow where paths diverged
+        expected = np.maximum(own, LEAST_SHARE * own.max(initial=0.0)) * scale
+        expected = np.where(np.isfinite(expected) & (expected > 0), expected, np.inf)
+        worst = [{m: float(np.nanmax(p[m].variance / expected**2, initial=0.0)) for m in kinds} for p in pilots]
     cost = [{m: _cost(level, m) for m in kinds} for level in levels]
     if isinstance(budget.paths, int):
         paths = [[float(budget.paths)] * len(kinds) for _ in levels]
@@ -122,7 +126,7 @@ def make_plan(
         precision = budget.precision or DEFAULT_PRECISION
         paths = []
         for i, (v, c) in enumerate(zip(worst, cost, strict=True)):
-            tolerated = precision * float(h[i] / h[-1]) ** 0.75
+            tolerated = precision * float(h[i] / h[-1]) ** 0.75 * math.sqrt(0.5 if alone else 1.0)
             total = sum(math.sqrt(v[m] * c[m]) for m in kinds)
             paths.append([math.sqrt(v[m] / c[m]) * total / tolerated**2 for m in kinds])
     if budget.seconds is not None:
@@ -145,5 +149,5 @@ def make_plan(
         path_steps=round(sum(n * _cost(level, m) for n, level, m in pairs)),
         seconds=_seconds(whole, pilots, kinds),
         sem=sem,
-        expected=expected,
+        expected=expected[:, None] * h / h[-1],
     )

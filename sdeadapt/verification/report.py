@@ -120,14 +120,24 @@ class WeakErrorReport(Saved):
     def error_at_own_lr(self) -> tuple[OwnError, ...]:
         """The error of the SDE at the coarsest level, per target."""
         n = int(self.paths[0].min())
+        errors, sems = self._own_errors()
         own = []
         for j, (name, time) in enumerate(zip(self.names, self.times, strict=True)):
-            error, value = float(self.error[j, 0]), float(self.chain[j, 0])
+            error, value = float(errors[j]), float(self.chain[j, 0])
             change = value - float(self.initial_values[j])
             with np.errstate(divide="ignore", invalid="ignore"):
                 shares = np.abs(np.float64(error) / np.array([value, change]))
-            own.append(OwnError(name, float(time), Estimate(error, float(self.sem[j, 0]), n), *map(float, shares)))
+            own.append(OwnError(name, float(time), Estimate(error, float(sems[j]), n), *map(float, shares)))
         return tuple(own)
+
+    def _own_errors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the errors at the coarsest level and their standard errors, (J,) each."""
+        return self.error[:, 0], self.sem[:, 0]
+
+    @property
+    def total_paths(self) -> int:
+        """Paths of all levels together."""
+        return int(self.paths.sum())
 
     @property
     def rows(self) -> Iterator[Row]:

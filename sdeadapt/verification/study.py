@@ -113,18 +113,20 @@ class Study:
         solver: str,
         substeps: int,
         run: Run,
+        reference: str = "sde",
     ) -> Study:
         """Return the study that `verify`'s arguments describe; see there.
 
         Raises:
             ValueError: if an argument is wrong, before any path is run.
-            NotDeclared: if the oracle lacks what the method's SDE or a test function needs.
+            NotDeclared: if the oracle lacks what the method's SDE, its start or a test function needs.
         """
         oracle = oracle.to(run.device, run.torch_dtype)
         check_family(method, oracle, refine)
         check_choice("solver", solver, [s for s in SOLVERS if s != "euler"])
         check_substeps(substeps)
-        clock = make_clock(method, horizon=horizon, steps=steps, start=start, times=times)
+        alone = reference == "self"
+        clock = make_clock(method, horizon=horizon, steps=steps, start=start, times=times, compares_sde=not alone)
         multipliers = tuple(check_integer("multipliers", m) for m in multipliers or default_multipliers(method))
         if len(multipliers) < 3 or sorted(set(multipliers)) != list(multipliers):
             raise ValueError(f"`multipliers` must be at least three increasing whole numbers; got {multipliers}.")
@@ -134,8 +136,10 @@ class Study:
         for multiplier in multipliers:
             r = method.refinement(multiplier)
             m, o = refined(refine, method, oracle, r)
-            equation = m.sde(o, order) if sde is None else sde if isinstance(sde, ItoSDE) else sde(m, o)
-            check_sde(equation, x0, clock.start * clock.h, columns=o.noise_dim if o.couples else 0)
+            equation = None
+            if not alone:
+                equation = m.sde(o, order) if sde is None else sde if isinstance(sde, ItoSDE) else sde(m, o)
+                check_sde(equation, x0, clock.start * clock.h, columns=o.noise_dim if o.couples else 0)
             records = tuple(t * r for t in clock.times)
             levels.append(Level(m, o, oracle, equation, x0, clock.start * r, records, functions, substeps, solver))
         return cls(clock, multipliers, tuple(levels), functions, oracle)

@@ -13,6 +13,7 @@ from sdeadapt.statistics.estimate import Estimate
 from sdeadapt.text import duration, percent, short, table
 from sdeadapt.verification.decision import TargetTest
 from sdeadapt.verification.report import WeakErrorReport
+from sdeadapt.verification.self_reference import SelfReferenceReport
 from sdeadapt.verification.weak_error import Prepared
 
 __all__ = ["summarise", "summarise_plan"]
@@ -41,7 +42,7 @@ def summarise(report: WeakErrorReport) -> str:
         _head(report),
         _own_error(report, shown),
         textwrap.fill(f"2. {report.verdict}. {report.message}", 118, subsequent_indent="   "),
-        _excluded(report),
+        _limits(report, shown) if isinstance(report, SelfReferenceReport) else _excluded(report),
         _orders(report, shown),
         _errors(report, shown),
         _diagnostics(report),
@@ -75,16 +76,19 @@ def _head(report: WeakErrorReport) -> str:
     config, sde = report.config, report.config["sde"]
     base = round(float(report.times[-1] / report.h[0]))
     claim = "its own SDE" if sde == "own" else f"the SDE {sde}" if isinstance(sde, str) else "the SDE given"
+    question = f"has {claim} weak order {config['order']}?"
+    if isinstance(report, SelfReferenceReport):
+        question = f"do its means converge at order {config['order']} as lr falls? (without an SDE)"
     start = f", compared from t = {config['start'] * report.h[0]:.6g}" if config["start"] else ""
     family = _FAMILIES.get(config["refine"], config["refine"])
     return "\n".join(
         [
             f"{_name(config['method'])}({_settings(config['method'])})",
             f"on {_name(config['oracle'])}({_settings(config['oracle'])}):",
-            f"has {claim} weak order {config['order']}?",
+            question,
             f"  T = {report.times[-1]:.6g}, {base} steps of h = {report.h[0]:.6g}{start}",
-            f"  family {family}; lr divided by {', '.join(map(str, report.multipliers))}",
-            f"  {report.estimator} estimator, {int(report.paths.sum()):,} paths, {duration(report.seconds)}, "
+            f"  family {family}; lr divided by {', '.join(map(str, config['multipliers']))}",
+            f"  {report.estimator} estimator, {report.total_paths:,} paths, {duration(report.seconds)}, "
             f"seed {config['seed']}",
         ]
     )
@@ -112,8 +116,10 @@ def _own_error(report: WeakErrorReport, shown: list[int]) -> str:
     first = (loss or judged or [0])[-1]
     where = f"lr = {report.lr:.6g}" if report.multipliers[0] == 1 else f"lr / {report.multipliers[0]}"
     relative, change = percent(own[first].relative), percent(own[first].of_change)
+    alone = isinstance(report, SelfReferenceReport)
+    says = "the method is off its own limit of" if alone else "the SDE misstates"
     lines = [
-        f"1. At {where} the SDE misstates E {_label(report, first)} by {_measured(*own[first].error[:2])}",
+        f"1. At {where} {says} E {_label(report, first)} by {_measured(*own[first].error[:2])}",
         f"   ({relative} of it, {change} of its change over the horizon).",
     ]
     others = [j for j in shown if j != first]
@@ -135,6 +141,17 @@ def _excluded(report: WeakErrorReport) -> str:
         f"3. Any error of the SDE above {short(target.plateau_bound)} in E {target.label} is excluded at "
         f"{confidence:.0%} ({share} of its size)."
     )
+
+
+def _limits(report: SelfReferenceReport, shown: list[int]) -> str:
+    """Return point 3 without an SDE: the extrapolated means."""
+    rows = [
+        [_label(report, j), _measured(limit.value.mean, limit.value.sem), short(limit.shift, 2)]
+        for j, limit in enumerate(report.limits)
+        if j in shown
+    ]
+    listed = table(["3. means extrapolated to h = 0", "limit", "from coarser levels: off by"], rows, indent="")
+    return f"{listed}\n   a valid SDE has these means; that a given one does is not tested here"
 
 
 def _interval(test: TargetTest) -> str:
@@ -167,9 +184,10 @@ def _orders(report: WeakErrorReport, shown: list[int]) -> str:
         )
     finest = f"at {report.multipliers[-2]} to {report.multipliers[-1]}"
     header = ["4. orders", finest, "coarser", "slope (eye)", "plateau at h = 0", "allowed", "excluded", "status"]
+    what = "a change that does not vanish" if isinstance(report, SelfReferenceReport) else "an error of the SDE"
     lines = [
         table(header, rows, indent=""),
-        "   a plateau above `allowed` speaks against the order; an error of the SDE above `excluded` is ruled out",
+        f"   a plateau above `allowed` speaks against the order; {what} above `excluded` is ruled out",
     ]
     lines += [
         textwrap.fill(f"{reason}: {', '.join(labels)}", 118, initial_indent="   ", subsequent_indent="     ")
@@ -197,7 +215,10 @@ def _errors(report: WeakErrorReport, shown: list[int]) -> str:
                 ]
             )
     paths = "paths" if report.paths.shape[1] == 1 else "paths of each"
-    return table(["weak errors", "divisor", "h", "e = chain - SDE", "bias <", "var. reduction", paths], rows, indent="")
+    kind, error = "weak errors", "e = chain - SDE"
+    if isinstance(report, SelfReferenceReport):
+        kind, error = "differences", "mean - the next finer's"
+    return table([kind, "divisor", "h", error, "bias <", "var. reduction", paths], rows, indent="")
 
 
 def _diagnostics(report: WeakErrorReport) -> str:
@@ -212,7 +233,8 @@ def _diagnostics(report: WeakErrorReport) -> str:
             f"   noise to signal Tr(Sigma) sigma^2 / |grad f|^2: {found['noise_to_signal_start']:.3g} at the start, "
             f"{found['noise_to_signal_end']:.3g} at the end"
         )
-    size = f"   paths' differences: skewness up to {found['skewness']:.2g}, kurtosis up to {found['kurtosis']:.3g}"
+    kind = "paths' values" if isinstance(report, SelfReferenceReport) else "paths' differences"
+    size = f"   {kind}: skewness up to {found['skewness']:.2g}, kurtosis up to {found['kurtosis']:.3g}"
     share = found["largest_chunk_share"]
     enough = _chunks(report) >= _FEWEST_CHUNKS
     lines.append(size + (f"; largest chunk's share of the variance {percent(share)}" if enough else ""))
@@ -269,8 +291,7 @@ def summarise_plan(ready: Prepared) -> str:
     for i, multiplier in enumerate(study.multipliers):
         level, paths = study.levels[i], plan.by_mode(i)
         steps = level.records[-1]
-        expected = plan.expected * study.h[i] / study.h[-1]
-        share = float((plan.sem[:, i] / expected).max())
+        share = float((plan.sem[:, i] / plan.expected[:, i]).max())
         rows.append(
             [
                 f"{multiplier}",

@@ -12,7 +12,7 @@ import numpy as np
 
 from sdeadapt.checks import check_integer, check_open_unit, check_positive
 from sdeadapt.methods.base import ItoSDE, Method
-from sdeadapt.oracles.base import NotDeclared, Oracle
+from sdeadapt.oracles.base import Oracle
 from sdeadapt.plain import describe
 from sdeadapt.simulation.observables import TestFunction
 from sdeadapt.simulation.paths import Mode
@@ -21,6 +21,7 @@ from sdeadapt.simulation.randomness import SeedTree
 from sdeadapt.simulation.run import Run, run_chunks
 from sdeadapt.statistics.intervals import MIN_CHUNKS, max_t_quantile
 from sdeadapt.verification.decision import Decision, decide
+from sdeadapt.verification.diagnostics import diagnostics, initial_values
 from sdeadapt.verification.estimators import (
     LevelResult,
     Pilot,
@@ -34,6 +35,7 @@ from sdeadapt.verification.estimators import (
 from sdeadapt.verification.planning import Budget, Plan, make_plan
 from sdeadapt.verification.power import blind_spots
 from sdeadapt.verification.report import WeakErrorReport
+from sdeadapt.verification.self_reference import SelfReferenceReport, against_next, check_reference, worded
 from sdeadapt.verification.study import Recipe, Refine, Study
 
 __all__ = ["Prepared", "prepare", "verify"]
@@ -127,6 +129,7 @@ def verify(
     substeps: int = 4,
     confidence: float = 0.95,
     atol: float = 0.0,
+    reference: str = "sde",
     power: bool = False,
     rng: int | np.random.SeedSequence = 0,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
@@ -157,17 +160,21 @@ def verify(
         substeps: q, even, SDE steps per iteration.
         confidence: of the verdict, in (0, 1).
         atol: errors below atol * sqrt(E phi^2) count as zero; 0 switches it off.
+        reference: "sde", or "self": each level against the next finer one. That needs no SDE and asks only whether the
+            means converge at order p as h falls; the limit is reported. At least four multipliers, each the same factor
+            times the one before.
         power: also report what standard perturbations of the SDE would have looked like.
         rng: a whole number or a SeedSequence; nothing global is read.
         budget: how much to spend.
         run: device, dtype, chunk, workers, progress.
 
     Returns:
-        The report: verdict, message, tests, orders, plateau bounds, the error at the user's own lr.
+        The report: verdict, message, tests, orders, plateau bounds, the error at the user's own lr. It is a
+        SelfReferenceReport with reference="self".
 
     Raises:
         ValueError: if an argument is wrong; before any path is run.
-        NotDeclared: if the oracle lacks what the SDE or a test function needs.
+        NotDeclared: if the oracle lacks what the SDE, the start or a test function needs.
 
     Example:
         >>> import sdeadapt as sa
@@ -181,70 +188,96 @@ def verify(
     check_open_unit("confidence", confidence)
     check_positive("atol", atol, zero=True)
     check_integer("order", order)
+    check_reference(reference, sde=sde, start=start, power=power, multipliers=multipliers)
+    alone = reference == "self"
     study = Study.build(
         method, oracle, theta0=theta0, horizon=horizon, steps=steps, sde=sde, multipliers=multipliers, refine=refine,
         order=order, initial=initial, start=start, times=times, test_functions=test_functions, solver=solver,
-        substeps=substeps, run=run,
+        substeps=substeps, run=run, reference=reference,
     )  # fmt: skip
     config = {
         "method": method.describe(), "oracle": oracle.describe(), "theta0": describe(study.levels[0].initial.theta),
         "initial": describe(study.levels[0].initial._asdict()), "steps": study.clock.times[-1],
         "start": study.clock.start, "times": list(study.clock.times), "multipliers": list(study.multipliers),
-        "refine": describe(refine), "order": order, "sde": "own" if sde is None else describe(sde),
+        "refine": describe(refine), "order": order, "reference": reference,
+        "sde": None if alone else "own" if sde is None else describe(sde),
         "test_functions": list(study.functions), "estimator": estimator, "solver": solver, "substeps": substeps,
         "confidence": confidence, "atol": atol, "seed": describe(getattr(rng, "entropy", rng)),
         "budget": describe(budget), "device": run.device, "dtype": run.dtype,
     }  # fmt: skip
     ready = prepare(study, estimator=estimator, rng=rng, budget=budget, run=run)
     results = ready.results()
-    decision, extra = _decide(study, results, order, confidence, atol)
-    rows = blind_spots(study, decision, ready.seeds) if power else ()
     plan = ready.plan
-    return WeakErrorReport(
+    found = _measured(study, results, plan)
+    covariance = found["sem"][:, :, None] ** 2 * np.eye(len(study.levels))
+    if alone:
+        found, covariance = against_next(found, order)
+    decision = _decide(study, results, found, covariance, order, confidence, atol)
+    rows = blind_spots(study, decision, ready.seeds) if power else ()
+    report = SelfReferenceReport if alone else WeakErrorReport
+    return report(
         config={**config, "chunk": ready.chunk, "paths": [list(row) for row in plan.paths]},
         seconds=time.perf_counter() - begin,
         estimator=ready.estimator,
         lr=method.lr,
-        multipliers=np.array(study.multipliers),
-        h=study.h,
         names=study.names,
         times=study.times,
-        diagnostics=_diagnostics(study, results, ready.expansions, plan),
-        initial_values=_initial_values(study),
-        decision=decision,
+        diagnostics=diagnostics(study, results, ready.expansions, plan.path_steps),
+        initial_values=initial_values(study),
+        decision=worded(decision) if alone else decision,
         power=rows,
-        planned_sem=plan.sem,
-        paths=np.array([[n for _, n in result.paths] for result in results]),
-        **extra,
+        **found,
     )
 
 
-def _decide(
-    study: Study, results: Sequence[LevelResult], order: int, confidence: float, atol: float
-) -> tuple[Decision, dict[str, np.ndarray]]:
+def _measured(study: Study, results: Sequence[LevelResult], plan: Plan) -> dict[str, np.ndarray]:
+    """Return the fields of a report that say what the levels show.
+
+    Raises:
+        FloatingPointError: if hardly any path of a level stayed finite.
+    """
     stacked = {
         name: np.stack([getattr(result, name) for result in results], 1)
         for name in ("error", "bias", "bias_sem", "chain", "sde", "factor")
     }
     sem = np.sqrt(np.stack([np.diagonal(result.covariance) for result in results], 1))
     scale = np.sqrt(results[-1].square)
-    constant = np.all([result.constant for result in results], axis=0)
     finite = all(np.isfinite(a).all() for a in (stacked["error"], sem, scale))
-    diverged = sum(result.diverged for result in results) > 0
     if not finite:
         raise FloatingPointError(
             f"No path of a level stayed finite; the first diverged at iteration "
             f"{min(r.first_step for r in results if r.diverged)}. Use a smaller lr or a larger eps."
         )
+    return {
+        **stacked,
+        "sem": sem,
+        "scale": scale,
+        "h": study.h,
+        "multipliers": np.array(study.multipliers),
+        "planned_sem": plan.sem,
+        "paths": np.array([[n for _, n in result.paths] for result in results]),
+    }
+
+
+def _decide(
+    study: Study,
+    results: Sequence[LevelResult],
+    found: dict[str, np.ndarray],
+    covariance: np.ndarray,
+    order: int,
+    confidence: float,
+    atol: float,
+) -> Decision:
+    constant = np.all([result.constant for result in results], axis=0)
     chunks = results[-1].chunk_means
     critical = None
     if len(chunks) >= MIN_CHUNKS and (~constant).sum() > 1:
         critical = max_t_quantile(chunks[:, ~constant], confidence)
-    decision = decide(
-        study.h,
-        stacked["error"],
-        np.stack([np.diag(row) for row in sem**2]),
-        scale=np.where(constant, 1.0, scale),
+    return decide(
+        found["h"],
+        found["error"],
+        covariance,
+        scale=np.where(constant, 1.0, found["scale"]),
         order=order,
         confidence=confidence,
         atol=atol,
@@ -252,44 +285,6 @@ def _decide(
         times=study.times,
         constant=constant,
         critical=critical,
-        diverged=diverged,
+        diverged=any(result.diverged for result in results),
         paths=max(n for _, n in results[-1].paths),
     )
-    return decision, {**stacked, "sem": sem, "scale": scale}
-
-
-def _diagnostics(
-    study: Study, results: Sequence[LevelResult], expansions: Sequence[Expansion | None], plan: Plan
-) -> dict[str, float]:
-    """Return the numbers that say whether the assumptions hold: see `summary`."""
-    found: dict[str, float] = {}
-    base, expansion = study.levels[0], expansions[0]
-    if expansion is not None:
-        for name, rate in expansion.rates().items():
-            found[f"rate_{name}"] = rate
-        points = {"start": base.initial, "end": expansion.reference(base.records[-1])}
-        for where, point in points.items():
-            local = study.oracle.at(point.theta[:1])
-            signal = float(local.gradient.square().sum())
-            noise = float(local.noise_trace.sum()) * study.oracle.scale**2
-            found[f"noise_to_signal_{where}"] = noise / signal if signal > 0 else math.inf
-    found["kurtosis"] = max(float(np.nanmax(r.kurtosis, initial=0.0)) for r in results)
-    found["skewness"] = max(float(np.nanmax(np.abs(r.skewness), initial=0.0)) for r in results)
-    found["largest_chunk_share"] = max(float(np.nanmax(r.share, initial=0.0)) for r in results)
-    found["control_z"] = max(r.control_z for r in results)
-    found["least_u"] = min(r.least_u for r in results)
-    found["diverged"] = sum(r.diverged for r in results)
-    found["diverged_fraction"] = found["diverged"] / sum(n for r in results for _, n in r.paths)
-    found["first_divergence"] = min((r.first_step for r in results if r.diverged), default=-1)
-    found["path_steps"] = plan.path_steps
-    return found
-
-
-def _initial_values(study: Study) -> np.ndarray:
-    """Return E phi at time 0 for every target, (J,); NaN where it does not exist yet."""
-    base = study.levels[0]
-    try:
-        values = base.evaluate(base.initial).double().mean(0).cpu().numpy()
-    except (NotDeclared, ValueError):
-        values = np.full(len(base.functions), np.nan)
-    return np.tile(values, len(study.clock.times))
