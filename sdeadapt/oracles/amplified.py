@@ -13,7 +13,13 @@ from sdeadapt.checks import check_integer
 from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle, Stream
 from sdeadapt.oracles.noise import MOST_NODES, standard_normal
 
-__all__ = ["Amplified"]
+__all__ = ["Amplified", "svag_weights"]
+
+
+def svag_weights(refinement: int) -> tuple[float, float]:
+    r"""Return $r_{1, 2} = (1 \pm \sqrt{2r - 1}) / 2$, the larger first."""
+    root = math.sqrt(2 * refinement - 1)
+    return (1 + root) / 2, (1 - root) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +66,7 @@ class Amplified(Oracle):
     @property
     def weights(self) -> tuple[float, float]:
         """(r1, r2), the larger first."""
-        root = math.sqrt(2 * self.refinement - 1)
-        return (1 + root) / 2, (1 - root) / 2
+        return svag_weights(self.refinement)
 
     def at(self, theta: Tensor) -> Local:
         """Return the base oracle's view: f and Sigma are the same."""
