@@ -17,15 +17,16 @@ __all__ = ["Budget", "Plan", "make_plan"]
 DEFAULT_PRECISION = 0.12
 LEAST_SHARE = 0.2  # a target whose error is smaller than this share of the largest need not be resolved by itself
 MOST_PATHS = 1 << 20  # per level and mode, where nothing else limits them
-_CHAIN_COST, _SDE_COST = (
-    3.0,
-    2.0,
-)  # of an iteration and of a fine sub-step, in gradients, their share of controls included
+MOST_PATH_STEPS = 4e8  # in all, where nothing is asked for: a minute or so of one worker on a small problem
+# of an iteration and of a fine sub-step, in gradients, their share of controls included
+_CHAIN_COST, _SDE_COST = 3.0, 2.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to spend. At most one of the three; none of them means `precision=0.12`, at most 2^20 paths a level.
+    """How much to spend. At most one of the three.
+
+    None of them means `precision=0.12`, as far as 4e8 path-steps go; any plan has at most 2^20 paths a level.
 
     Args:
         paths: per level, for the chain and for the SDE; or, to repeat a plan, one row a level with a number for each.
@@ -131,6 +132,9 @@ def make_plan(
             paths.append([math.sqrt(v[m] / c[m]) * total / tolerated**2 for m in kinds])
     if budget.seconds is not None:
         paths = [[n * budget.seconds / _seconds(paths, pilots, kinds) for n in row] for row in paths]
+    elif budget.paths is None and budget.precision is None:
+        spent = sum(n * c[m] for row, c in zip(paths, cost, strict=True) for n, m in zip(row, kinds, strict=True))
+        paths = [[n * min(1.0, MOST_PATH_STEPS / max(spent, 1.0)) for n in row] for row in paths]
     if budget.paths is None:
         most = math.inf if budget.seconds is not None else MOST_PATHS
         paths = [[min(max(n, 512.0), most) for n in row] for row in paths]

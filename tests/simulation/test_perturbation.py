@@ -8,7 +8,7 @@ import torch
 
 from sdeadapt.methods import SGD, Adam, RMSprop
 from sdeadapt.oracles.analytic import Quadratic, Rippled
-from sdeadapt.oracles.finite_sum import LogisticRegression
+from sdeadapt.problems import problem
 from sdeadapt.simulation.paths import run_paths
 from sdeadapt.simulation.run import Run
 from sdeadapt.verification.estimators import make_expansion, response, run_level, run_pilot
@@ -25,11 +25,8 @@ def study(method, oracle, theta0, *, steps, multipliers=(1, 2, 4), **options):
     return Study.build(method, oracle, theta0=theta0, steps=steps, multipliers=multipliers, **{**settings, **options})
 
 
-def digits(batch_size=4):
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(60, 2, generator=generator, dtype=torch.float64)
-    labels = (x[:, 0] + 0.7 * torch.randn(60, generator=generator, dtype=torch.float64) > 0).long()
-    return LogisticRegression(x, labels, batch_size, l2=0.05)
+def digits():
+    return problem("digits").oracle
 
 
 CASES = {
