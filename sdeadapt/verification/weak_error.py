@@ -32,7 +32,7 @@ from sdeadapt.verification.estimators import (
     run_level,
     run_pilot,
 )
-from sdeadapt.verification.planning import Budget, Plan, make_plan
+from sdeadapt.verification.planning import DEFAULT_PRECISION, Budget, Plan, make_plan
 from sdeadapt.verification.power import blind_spots
 from sdeadapt.verification.report import WeakErrorReport
 from sdeadapt.verification.self_reference import SelfReferenceReport, against_next, check_reference, worded
@@ -103,7 +103,7 @@ def prepare(study: Study, *, estimator: str, rng: int | np.random.SeedSequence, 
     found = []
     for option in options:
         pilots = tuple({mode: done[i, mode] for mode in modes(option)} for i in range(len(levels)))
-        plan = make_plan(pilots, levels, study.h, option, budget if len(options) == 1 else Budget())
+        plan = make_plan(pilots, levels, study.h, option, Budget(precision=DEFAULT_PRECISION))
         found.append((plan.path_steps, option, pilots))
     _, best, pilots = min(found, key=lambda one: one[0])  # by variance and operations: the same on every machine
     return Prepared(study, best, expansions, pilots, make_plan(pilots, levels, study.h, best, budget), seeds, run)
