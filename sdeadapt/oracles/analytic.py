@@ -280,6 +280,10 @@ class MultiplicativeNoise(_Analytic):
         """Return the closed forms at `theta`, (paths, dim)."""
         return _LocalMultiplicative(self, theta)
 
+    def sample_derivative(self, local: Local, draw: Draw, direction: Tensor) -> Tensor:
+        """Return the noisy gradient at `direction`: it is linear in theta."""
+        return self.sample(self.at(direction), draw)
+
     def hessian(self, theta: Tensor) -> Tensor:
         """Return Q D Q^T, whatever `theta`."""
         return self.root * self.eigenvalues @ self.root.T
