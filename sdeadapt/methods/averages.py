@@ -6,6 +6,7 @@ A method that averages has a field `one_minus_<name>` (`field(init=False)`) for 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -14,7 +15,16 @@ from torch import Tensor
 
 from sdeadapt.checks import check_open_unit, check_positive
 
-__all__ = ["bias_correction", "denominator", "from_u", "rescaled_averages", "set_averages", "to_u"]
+__all__ = [
+    "averages",
+    "bias_correction",
+    "denominator",
+    "from_u",
+    "rescaled_averages",
+    "set_averages",
+    "to_u",
+    "with_averages",
+]
 
 M = TypeVar("M")
 _PREFIX = "one_minus_"
@@ -34,18 +44,21 @@ def set_averages(method: Any) -> None:
         object.__setattr__(method, _PREFIX + name, 1.0 - check_open_unit(name, getattr(method, name)))
 
 
-def rescaled_averages(method: M, kappa: float, **changes: Any) -> M:
-    r"""Return `method` with every $1 - \beta$ multiplied by `kappa`, to the last bit, and further fields replaced.
+def averages(method: Any) -> dict[str, float]:
+    """Return 1 − beta of every average of `method`, by the name of beta."""
+    return {name: getattr(method, _PREFIX + name) for name in _averages(method)}
+
+
+def with_averages(method: M, weights: Mapping[str, float], kappa: float, **changes: Any) -> M:
+    r"""Return `method` with every $1 - \beta$ as in `weights`, to the last bit, and further fields replaced.
 
     `dataclasses.replace` derives $1 - \beta$ from $\beta$ again, which costs up to 1e-16 / (1 − beta) of it.
 
     Raises:
-        ValueError: if `kappa` is not positive, or a beta would not stay positive.
+        ValueError: if a beta would not stay positive at `kappa` times the batch.
     """
-    check_positive("kappa", kappa)
-    weights = {name: kappa * getattr(method, _PREFIX + name) for name in _averages(method)}
-    widest = max(weights, key=weights.__getitem__)
-    if weights[widest] >= 1:
+    widest = max(weights, key=weights.__getitem__, default=None)
+    if widest is not None and weights[widest] >= 1:
         raise ValueError(
             f"`kappa` must be below {kappa / weights[widest]:.6g} = 1 / (1 - {widest}), or {widest} would not stay "
             f"positive; got {kappa:g}. Choose {widest} closer to 1, or a smaller `kappa`."
@@ -54,6 +67,16 @@ def rescaled_averages(method: M, kappa: float, **changes: Any) -> M:
     for name, weight in weights.items():
         object.__setattr__(new, _PREFIX + name, weight)
     return new
+
+
+def rescaled_averages(method: M, kappa: float, **changes: Any) -> M:
+    r"""Return `method` with every $1 - \beta$ multiplied by `kappa`, and further fields replaced.
+
+    Raises:
+        ValueError: if `kappa` is not positive, or a beta would not stay positive.
+    """
+    check_positive("kappa", kappa)
+    return with_averages(method, {name: kappa * w for name, w in averages(method).items()}, kappa, **changes)
 
 
 def bias_correction(one_minus_beta: float, steps: int) -> float:
