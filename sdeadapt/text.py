@@ -25,7 +25,7 @@ def percent(share: float) -> str:
     """
     if math.isnan(share):
         return "- %"
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %" if 0.995 <= share < 100 else f"{100 * share:.2g} %"
 
 
 def duration(seconds: float) -> str:

@@ -153,13 +153,13 @@ class Moments:
     @property
     def skewness(self) -> np.ndarray:
         r"""(J,), $m_3 / m_2^{3/2}$ of the central moments; NaN where the variance is zero."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return math.sqrt(self.n) * self.third / np.diagonal(self.second) ** 1.5
 
     @property
     def kurtosis(self) -> np.ndarray:
         r"""(J,), $m_4 / m_2^2$, 3 for a Gaussian; NaN where the variance is zero."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return self.n * self.fourth / np.diagonal(self.second) ** 2
 
     @property
@@ -167,7 +167,7 @@ class Moments:
         """(J,), the largest chunk's share of the variance between chunks; near 1, one chunk decides everything."""
         sizes = np.array(self.chunk_sizes, dtype=float)[:, None]
         parts = sizes * (np.reshape(self.chunk_means, (-1, len(self.mean))) - self.mean) ** 2
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return parts.max(0, initial=0.0) / parts.sum(0)
 
     def estimates(self, names: tuple[str, ...], times: np.ndarray) -> Estimates:
