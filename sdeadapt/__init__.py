@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from sdeadapt.oracles.base import Oracle
     from sdeadapt.simulation.ensemble import simulate, solve
     from sdeadapt.simulation.run import Run, workers
+    from sdeadapt.verification import rules
     from sdeadapt.verification.compare import compare
     from sdeadapt.verification.decision import Verdict
     from sdeadapt.verification.planning import Budget
+    from sdeadapt.verification.scaling_rule import verify_scaling
     from sdeadapt.verification.weak_error import verify
 
 __all__ = [
@@ -36,10 +38,12 @@ __all__ = [
     "methods",
     "oracles",
     "problems",
+    "rules",
     "simulate",
     "solve",
     "testing",
     "verify",
+    "verify_scaling",
     "workers",
 ]
 
@@ -57,12 +61,15 @@ _HOMES = {
     "simulate": "simulation.ensemble",
     "solve": "simulation.ensemble",
     "verify": "verification.weak_error",
+    "verify_scaling": "verification.scaling_rule",
     "workers": "simulation.run",
 }
+_MODULES = {"rules": "verification.rules"}
 _REPORTS = (
     "sdeadapt.verification.report",
     "sdeadapt.verification.self_reference",
     "sdeadapt.verification.comparison_report",
+    "sdeadapt.verification.scaling_report",
 )
 
 
@@ -85,7 +92,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = found
         return found
     if name in __all__:
-        return importlib.import_module(f"sdeadapt.{name}")
+        return importlib.import_module(f"sdeadapt.{_MODULES.get(name, name)}")
     raise AttributeError(f"module 'sdeadapt' has no attribute {name!r}")
 
 

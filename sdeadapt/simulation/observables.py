@@ -75,6 +75,7 @@ _FORMS: dict[str, Callable[[Snapshot, int], Tensor]] = {
     "projection_{i}_squared": lambda x, i: (x.theta @ _direction(i, x.theta)).square(),
     "theta_norm_squared": lambda x, _: x.theta.square().sum(-1),
     "loss": lambda x, _: x.loss,
+    "log_loss": lambda x, _: x.loss.log(),
     "gradient_norm_squared": lambda x, _: x.gradient.square().sum(-1),
     "noise_trace": lambda x, _: x.noise_trace,
     "mean_u": lambda x, _: x.u.mean(-1),

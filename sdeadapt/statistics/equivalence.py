@@ -140,8 +140,8 @@ def equivalence(
     Args:
         base: (runs, J), at least 3 independent runs.
         samples: K of (runs, J), independent of it and of each other.
-        units: (J,), the margins in standard deviations of the base runs; None is the larger of 10 % of the base mean
-            and .5 standard deviations.
+        units: (J,), the margins in standard deviations of the base runs; None, or NaN of a metric, is the larger of
+            10 % of the base mean and .5 standard deviations.
         confidence: in (0, 1).
 
     Returns:
@@ -216,11 +216,13 @@ def _margin(base: np.ndarray, units: np.ndarray | None) -> tuple[np.ndarray, np.
     centred = base - mean
     with np.errstate(divide="ignore", invalid="ignore"):
         on_sd = np.where(sd > 0, (centred**2 - sd**2) / (2 * sd), 0.0)
-    if units is not None:
-        return units * sd, units * on_sd
     by_mean = MEAN_SHARE * np.abs(mean) > SD_SHARE * sd
-    margin = np.maximum(MEAN_SHARE * np.abs(mean), SD_SHARE * sd)
-    return margin, np.where(by_mean, MEAN_SHARE * np.sign(mean) * centred, SD_SHARE * on_sd)
+    share = np.full(len(sd), SD_SHARE)
+    if units is not None:
+        by_mean &= np.isnan(units)
+        share = np.where(np.isnan(units), SD_SHARE, units)
+    margin = np.where(by_mean, MEAN_SHARE * np.abs(mean), share * sd)
+    return margin, np.where(by_mean, MEAN_SHARE * np.sign(mean) * centred, share * on_sd)
 
 
 def _groups(influence: np.ndarray) -> np.ndarray:

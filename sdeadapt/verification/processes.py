@@ -26,12 +26,14 @@ class Processes:
         seeds: of all.
         paths: per process.
         chunk: paths per chunk.
+        purpose: of the chains' seeds.
     """
 
     levels: tuple[Level, ...]
     seeds: SeedTree
     paths: int
     chunk: int
+    purpose: Purpose = Purpose.COMPARE_CHAIN
 
     @property
     def chunks(self) -> int:
@@ -40,7 +42,7 @@ class Processes:
 
     def _what(self, process: int, chunk: int) -> tuple[Level, Mode, torch.Generator, int]:
         level = self.levels[process]
-        purpose, index = (Purpose.COMPARE_CHAIN, process) if level.sde is None else (Purpose.COMPARE_SDE, 0)
+        purpose, index = (self.purpose, process) if level.sde is None else (Purpose.COMPARE_SDE, 0)
         generator = self.seeds.generator(purpose, index, chunk, level.oracle.device)
         rows = min(self.chunk, self.paths - chunk * self.chunk)
         return level, "chain" if level.sde is None else "sde", generator, rows
