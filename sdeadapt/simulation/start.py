@@ -125,7 +125,6 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
 
     Raises:
         ValueError: on shapes, values that are not finite, unknown fields or u, m != 0 under bias correction.
-        NotDeclared: if the method's own start needs what the oracle lacks.
     """
     theta = torch.as_tensor(theta0, dtype=oracle.dtype, device=oracle.device)
     theta = theta[None] if theta.dim() == 1 else theta
@@ -150,10 +149,7 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
     if set(fields) == {*values, "theta"} or not need_point:
         default = None if need_point else method.to_point(method.init(theta), oracle.scale)
     else:
-        try:
-            default = method.initial(oracle.at(theta))
-        except NotDeclared as missing:
-            raise NotDeclared(f"The start needs {', '.join(fields[1:])}: pass `initial`. {missing}") from missing
+        default = method.initial(oracle.at(theta))
     parts = [theta if f == "theta" else values[f] if f in values else getattr(default, f) for f in fields]
     return method.Point(*(part.expand(theta.shape).contiguous() for part in parts))
 

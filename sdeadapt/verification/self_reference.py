@@ -105,7 +105,7 @@ def against_next(levels: dict[str, np.ndarray], order: float) -> tuple[dict[str,
     >>> levels = {"h": h, "multipliers": h, "paths": np.ones((4, 1)), "scale": h, "error": mean, "sem": sem, **same}
     >>> found, covariance = against_next(levels, 1.0)
     >>> found["error"].round(4).tolist(), found["limit"].round(6).tolist()
-    ([[0.225, 0.0562, 0.0141]], [2.0])
+    ([[0.225, 0.0563, 0.0141]], [2.0])
     >>> (covariance[0] * 1e4).round(6).tolist()
     [[2.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 2.0]]
     """

@@ -11,7 +11,7 @@ import numpy as np
 from sdeadapt.checks import check_choice, check_integer
 from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.amplified import Amplified
-from sdeadapt.oracles.base import Oracle
+from sdeadapt.oracles.base import NotDeclared, Oracle
 from sdeadapt.simulation.observables import TestFunction, resolve_test_functions
 from sdeadapt.simulation.paths import Level
 from sdeadapt.simulation.run import Run
@@ -130,7 +130,12 @@ class Study:
         multipliers = tuple(check_integer("multipliers", m) for m in multipliers or default_multipliers(method))
         if len(multipliers) < 3 or sorted(set(multipliers)) != list(multipliers):
             raise ValueError(f"`multipliers` must be at least three increasing whole numbers; got {multipliers}.")
-        x0 = make_initial(method, oracle, theta0, initial)
+        try:
+            x0 = make_initial(method, oracle, theta0, initial)
+        except NotDeclared as missing:
+            if not alone:
+                raise
+            raise NotDeclared(f"{missing} Or give the start by `initial`.") from missing
         functions = resolve_test_functions(test_functions, x0, oracle)
         levels = []
         for multiplier in multipliers:

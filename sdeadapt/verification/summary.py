@@ -111,7 +111,8 @@ def _settings(described: dict[str, Any]) -> str:
 def _own_error(report: WeakErrorReport, shown: list[int]) -> str:
     """Return point 1: a sentence on the loss, or else on the target of the verdict, and the table of all."""
     own = report.error_at_own_lr
-    judged = [j for j, test in enumerate(report.tests) if test is report.decision.target]
+    target = report.decision.target
+    judged = [j for j, t in enumerate(report.tests) if target and (t.name, t.time) == (target.name, target.time)]
     loss = [j for j, name in enumerate(report.names) if name == "loss"]
     first = (loss or judged or [0])[-1]
     where = f"lr = {report.lr:.6g}" if report.multipliers[0] == 1 else f"lr / {report.multipliers[0]}"
