@@ -1,8 +1,8 @@
 """How often the whole instrument is right: hundreds of seeds of one small study with known exact errors.
 
-Slow. The counts are binomial quantiles. False alarms: 35 of 400 REFUTED (or CONFIRMED) is the 99.9 % quantile at 5 %; 926
-to 971 of 1,000 is the 99.9 % range at 95 %, asked of six intervals (alarm below 1 % together); the counts that ask for
-power have a false alarm only where the power is not what is claimed.
+Slow. The counts are binomial quantiles. False alarms: 35 of 400 REFUTED (or CONFIRMED) is the 99.9 % quantile at 5 %;
+926 to 971 of 1,000 is the 99.9 % range at 95 %, asked of six intervals (alarm below 1 % together); the counts that ask
+for power have a false alarm only where the power is not what is claimed.
 """
 
 from collections import Counter
