@@ -196,7 +196,7 @@ def verify_scaling(
     Example:
         >>> import sdeadapt as sa
         >>> oracle = sa.oracles.Quadratic([[1.0]], [[1.0]], scale=8.0)
-        >>> options = dict(theta0=[1.0], steps=32, kappas=(2, 4), times=1, runs=400)
+        >>> options = dict(theta0=[3.0], steps=32, kappas=(2, 4), times=1, runs=400)
         >>> report = verify_scaling(sa.SGD(lr=0.01), oracle, **options)
         >>> str(report.verdict), report.largest_kappa
         ('CONFIRMED', 4)
