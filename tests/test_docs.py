@@ -17,3 +17,14 @@ def test_own_optimizer(capsys):
     assert "refuted" in printed
     code = [line for line in (EXAMPLES / "own_optimizer.py").read_text().splitlines() if line.strip()]
     assert len(code) <= 35
+
+
+def test_batch_size(capsys):
+    runpy.run_path(str(EXAMPLES / "batch_size.py"))
+    small, large = (float(word) for word in capsys.readouterr().out.split() if word.startswith("0."))
+    assert abs(large / small - 1) < 0.25
+
+
+def test_svag():
+    losses = runpy.run_path(str(EXAMPLES / "svag.py"))["losses"]
+    assert abs(losses[2] / losses[1] - 1) < 0.25

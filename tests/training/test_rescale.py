@@ -223,7 +223,7 @@ def test_kappa_and_back_restores_everything(kappa, weight, kind):
 @settings(max_examples=60, deadline=None)
 @given(**LONG)
 def test_invariants_of_the_sde(kappa, weight, kind):
-    """sigma·lr, eps·lr, (1 − beta)/h, v/sigma², step·h and lr·decay/h stay, with h = lr² and sigma² falling by kappa."""
+    """eps·lr, (1 − beta)/h, v/sigma², step·h, lr·decay/h stay, where h grows by kappa and sigma² falls by it."""
     optimizer, _ = full(kind, 1 - weight)
     old = numbers(optimizer)
     rescale_(optimizer, kappa)
@@ -337,7 +337,7 @@ def test_refusals_leave_the_optimizer_untouched(make, kappa, message):
 def test_cycled_betas_are_refused():
     optimizer = torch.optim.Adam([parameter()], lr=0.1)
     torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
-    with pytest.raises(ValueError, match="must keep its betas.*cycle_momentum=False"):
+    with pytest.raises(ValueError, match=r"must keep its betas.*cycle_momentum=False"):
         rescale_(optimizer, 2)
 
 
