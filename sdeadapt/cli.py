@@ -1,4 +1,4 @@
-"""`sdeadapt verify` and `sdeadapt compare`: options in, a report and an exit code out.
+"""`sdeadapt verify`, `compare` and `scaling`: options in, a report and an exit code out.
 
 Nothing heavy is imported before the options are read, so that `--help` answers at once.
 """
@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from sdeadapt.options import CompareOptions, Options, VerifyOptions, as_arguments, asked, on_top, read_options
+from sdeadapt.options import (
+    CompareOptions,
+    Options,
+    ScalingOptions,
+    SdeOptions,
+    VerifyOptions,
+    as_arguments,
+    asked,
+    on_top,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from sdeadapt.simulation.run import Run
@@ -29,7 +39,7 @@ __all__ = ["COMMANDS", "run"]
 USAGE, INCONCLUSIVE = 2, 3
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
-COMMANDS: dict[str, type[Options]] = {"verify": VerifyOptions, "compare": CompareOptions}
+COMMANDS: dict[str, type[Options]] = {"verify": VerifyOptions, "compare": CompareOptions, "scaling": ScalingOptions}
 
 
 def run(args: Sequence[str]) -> int:
@@ -43,7 +53,9 @@ def run(args: Sequence[str]) -> int:
     """
     try:
         options, plan = _parse(args)
-        return _verify(options, plan) if isinstance(options, VerifyOptions) else _compare(options)
+        if isinstance(options, VerifyOptions):
+            return _verify(options, plan)
+        return _compare(options) if isinstance(options, CompareOptions) else _scaling(options)
     except _Usage as error:
         print(f"sdeadapt: {error}", file=sys.stderr)
         return USAGE
@@ -94,11 +106,11 @@ def _parse(args: Sequence[str]) -> tuple[Any, Mapping[str, Any] | None]:
         defaults[command] = tyro.cli(
             COMMANDS[command], args=as_arguments(stored), prog=f"sdeadapt {command} ({path})", config=_STYLE
         )
-    verify, compare = (
+    verify, compare, scaling = (
         Annotated[COMMANDS[name], tyro.conf.subcommand(name, default=default)] for name, default in defaults.items()
     )
     about = "Is a stochastic differential equation a valid model of an optimizer? With error bars."
-    either: Any = verify | compare
+    either: Any = verify | compare | scaling
     options = tyro.cli(either, args=list(args), prog="sdeadapt", description=about, config=_STYLE)
     base = defaults[command]
     if path is not None:
@@ -148,7 +160,7 @@ def _pairs(what: str, words: Sequence[str]) -> dict[str, str]:
 
 
 def _job(options: Options) -> dict[str, Any]:
-    """Return the arguments that `verify` and `compare` share.
+    """Return the arguments that the commands share, and those about the SDE where it is asked about.
 
     Raises:
         ValueError: if a name, an option or a hyper-parameter is wrong.
@@ -171,19 +183,23 @@ def _job(options: Options) -> dict[str, Any]:
     horizon = options.horizon
     if horizon is None and options.steps is None:
         horizon = suggestion.horizon or problem.horizon
-    shared = ("steps", "start", "times", "solver", "substeps", "refine", "confidence")
-    return {
+    job = {
         "method": method,
         "oracle": problem.oracle,
         "theta0": problem.theta0,
         "horizon": horizon,
-        "multipliers": options.multipliers or suggestion.multipliers,
+        "steps": options.steps,
+        "times": options.times,
         "initial": suggestion.initial,
         "test_functions": options.test_functions or problem.test_functions,
-        "sde": None if options.sde is None else _find("sde", options.sde, {}),
+        "confidence": options.confidence,
         "rng": options.seed,
-        **{field: getattr(options, field) for field in shared},
     }
+    if isinstance(options, SdeOptions):
+        job |= {field: getattr(options, field) for field in ("start", "solver", "substeps", "refine")}
+        job["multipliers"] = options.multipliers or suggestion.multipliers
+        job["sde"] = None if options.sde is None else _find("sde", options.sde, {})
+    return job
 
 
 def _output(options: Options, command: str) -> Path:
@@ -272,6 +288,31 @@ def _compare(options: CompareOptions) -> int:
                 raise
             raise _Usage(str(error)) from error
     return _finish(options, report, out, comparison_figure, {"command": "compare", **asked(options)})
+
+
+def _scaling(options: ScalingOptions) -> int:
+    with _checking():
+        out = _output(options, "scaling")
+    from sdeadapt.report.scaling import scaling_figure
+    from sdeadapt.simulation.randomness import SeedTree
+    from sdeadapt.verification import rules
+    from sdeadapt.verification.scaling_rule import ScalingStudy, check_runs, verify_scaling
+
+    known = {
+        "own": rules.own, "linear": rules.learning_rate(1.0), "sqrt": rules.learning_rate(0.5), "none": rules.none
+    }  # fmt: skip
+    with _running(options) as (run, _):
+        with _checking():
+            job = _job(options)
+            job |= {"kappas": options.kappas, "margin": options.margin, "rule": _find("rule", options.rule, known)}
+            rng = job.pop("rng")
+            seeds, study = SeedTree.of(rng), ScalingStudy.build(**job, run=run)
+            check_runs(options.runs, options.most_runs)
+        if options.dry_run:
+            print(study.plan(options.runs, options.most_runs, seeds, run))
+            return 0
+        report = verify_scaling(**job, rng=rng, runs=options.runs, most_runs=options.most_runs, run=run)
+    return _finish(options, report, out, scaling_figure, {"command": "scaling", **asked(options)})
 
 
 @contextlib.contextmanager

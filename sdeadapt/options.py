@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CompareOptions", "Options", "VerifyOptions", "as_arguments", "asked", "on_top", "read_options"]
+__all__ = [
+    "CompareOptions",
+    "Options",
+    "ScalingOptions",
+    "SdeOptions",
+    "VerifyOptions",
+    "as_arguments",
+    "asked",
+    "on_top",
+    "read_options",
+]
 
 _NOT_ASKED = ("out", "config", "workers", "quiet", "dry_run")  # none of them changes a result
 
@@ -24,17 +34,11 @@ class Options:
         problem_set: options of the problem, e.g. batch_size=16.
         method: sgd, rmsprop, adam; or package.module:Class. By default the one that the problem suggests.
         set: hyper-parameters, e.g. lr=.1 beta=.99; those left out are the ones that the problem suggests.
-        sde: package.module:function, a recipe (method, oracle) -> ItoSDE. By default the method's own.
         horizon: SDE time at the end; by default the problem's.
         steps: the same in steps of the method.
-        start: SDE time at which the SDE takes over. By default 0, or 8 steps with bias correction.
-        multipliers: divisors of lr, increasing.
-        refine: what they stand for: svag (amplified noise), noise (the same law, rescaled) or step (oracle unchanged).
         times: SDE times to look at; or, as a single whole number, how many.
-        test_functions: theta_0, theta_0_squared, projection_0_squared, theta_norm_squared, loss,
+        test_functions: theta_0, theta_0_squared, projection_0_squared, theta_norm_squared, loss, log_loss,
             gradient_norm_squared, noise_trace, mean_u, m_norm_squared; by default a set that is not blind.
-        solver: extrapolated, torchsde:euler, torchsde:milstein, torchsde:srk.
-        substeps: steps of the SDE solver in one iteration, even.
         confidence: of every statement.
         seed: of all random numbers.
         device: cpu or cuda.
@@ -49,16 +53,10 @@ class Options:
     problem_set: tuple[str, ...] = ()
     method: str | None = None
     set: tuple[str, ...] = ()
-    sde: str | None = None
     horizon: float | None = None
     steps: int | None = None
-    start: float | None = None
-    multipliers: tuple[int, ...] | None = None
-    refine: str = "svag"
     times: int | tuple[float, ...] | None = None
     test_functions: tuple[str, ...] | None = None
-    solver: str = "extrapolated"
-    substeps: int = 4
     confidence: float = 0.95
     seed: int = 0
     device: str = "cpu"
@@ -70,7 +68,28 @@ class Options:
 
 
 @dataclass(frozen=True)
-class VerifyOptions(Options):
+class SdeOptions(Options):
+    """What `verify` and `compare` ask about the SDE.
+
+    Args:
+        sde: package.module:function, a recipe (method, oracle) -> ItoSDE. By default the method's own.
+        start: SDE time at which the SDE takes over. By default 0, or 8 steps with bias correction.
+        multipliers: divisors of lr, increasing.
+        refine: what they stand for: svag (amplified noise), noise (the same law, rescaled) or step (oracle unchanged).
+        solver: extrapolated, torchsde:euler, torchsde:milstein, torchsde:srk.
+        substeps: steps of the SDE solver in one iteration, even.
+    """
+
+    sde: str | None = None
+    start: float | None = None
+    multipliers: tuple[int, ...] | None = None
+    refine: str = "svag"
+    solver: str = "extrapolated"
+    substeps: int = 4
+
+
+@dataclass(frozen=True)
+class VerifyOptions(SdeOptions):
     """Is an SDE a weak approximation of an optimizer, of the claimed order? Without options: RMSprop on digits.
 
     Exit code: 0 confirmed, 1 refuted, 2 usage, 3 inconclusive, 4 any other failure.
@@ -99,7 +118,7 @@ class VerifyOptions(Options):
 
 
 @dataclass(frozen=True)
-class CompareOptions(Options):
+class CompareOptions(SdeOptions):
     """Chain, refinements and SDE side by side on one clock: means, quantiles, distances, C-closeness.
 
     Exit code: 0 C-close, 1 not, 2 usage, 3 inconclusive, 4 any other failure.
@@ -117,6 +136,31 @@ class CompareOptions(Options):
     closeness: float = 2**0.5
     paths: int = 1024
     keep_paths: int = 8
+
+
+@dataclass(frozen=True)
+class ScalingOptions(Options):
+    """Does a batch-size rule keep the trajectory? Several batch sizes after as many examples, against the base.
+
+    Exit code: 0 confirmed at every kappa, 1 refuted at one, 2 usage, 3 inconclusive, 4 any other failure.
+
+    Args:
+        kappas: factors of the batch size, whole numbers; horizon and times are multiples of each of them, in steps.
+        rule: own, linear (lr times kappa), sqrt (lr times its root), none; or package.module:function, a rule
+            (method, kappa) -> method. With linear and sqrt the betas and eps follow as in the adaptive methods' own.
+        margin: in standard deviations between runs of the base; by default the larger of 10 % of the mean and .5.
+        test_functions: metrics beside log loss, |theta|², |grad f|² and Tr Sigma.
+        runs: of each batch size; by default as many as the plan says, but not more than
+        most_runs: of each batch size.
+        dry_run: run the pilot, print the plan and stop.
+    """
+
+    kappas: tuple[int, ...] = (2, 4, 8)
+    rule: str = "own"
+    margin: float | None = None
+    runs: int | None = None
+    most_runs: int = 4096
+    dry_run: bool = False
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from sdeadapt.report.figures import VERDICT_COLOURS
@@ -20,8 +21,7 @@ __all__ = ["noise_to_signal_panel", "scaling_figure", "trajectory_panel"]
 def _chains(report: ScalingReport) -> list[tuple[str, str]]:
     """Return label and colour of every chain: the base black, larger batches lighter."""
     shades = colormaps["viridis"](np.linspace(0.15, 0.85, len(report.kappas)))
-    larger = [(f"κ = {kappa}", "#%02x%02x%02x" % tuple(round(255 * c) for c in shade[:3])) for kappa, shade in zip(report.kappas, shades, strict=True)]
-    return [("base", "black"), *larger]
+    return [("base", "black"), *((f"κ = {k}", to_hex(shade)) for k, shade in zip(report.kappas, shades, strict=True))]
 
 
 def trajectory_panel(report: ScalingReport, metric: str, ax: Axes) -> Axes:
@@ -52,7 +52,9 @@ def noise_to_signal_panel(report: ScalingReport, ax: Axes) -> Axes:
     """
     for p, (label, colour) in enumerate(_chains(report)):
         ratio, reach = report.noise_to_signal[p], 2 * report.noise_to_signal_sem[p]
-        ax.fill_between(report.times, np.maximum(ratio - reach, ratio / 10), ratio + reach, color=colour, alpha=0.2, lw=0)
+        ax.fill_between(
+            report.times, np.maximum(ratio - reach, ratio / 10), ratio + reach, color=colour, alpha=0.2, lw=0
+        )
         ax.plot(report.times, ratio, "o-" if p else "s--", color=colour, lw=1.4, ms=3.5, label=label)
     ax.axhline(1, color="0.5", lw=0.8, ls=":")
     ax.set_yscale("log")
@@ -81,9 +83,11 @@ def scaling_figure(reports: ScalingReport | Sequence[ScalingReport]) -> Figure:
         for spare in cells.ravel()[panels:]:
             spare.remove()
         _column(first, cells.ravel()[:panels], titles=True)
-        title = f"{first.verdict} — {first.config['method']['class']} on {first.config['oracle']['class']}. {first.message}"
+        title = (
+            f"{first.verdict} — {first.config['method']['class']} on {first.config['oracle']['class']}. {first.message}"
+        )
         figure.suptitle(
-            textwrap.fill(title, 40 * wide), fontsize=10, color=VERDICT_COLOURS[first.verdict.value], x=0.01, ha="left"
+            textwrap.fill(title, 50 * wide), fontsize=10, color=VERDICT_COLOURS[first.verdict.value], x=0.01, ha="left"
         )
     else:
         figure = Figure(figsize=(3.6 * len(columns) + 0.6, 2.1 * panels + 1.1), layout="constrained")

@@ -28,7 +28,7 @@ from sdeadapt.verification.noise_to_signal import NoiseProbe, noise_to_signal
 from sdeadapt.verification.processes import Processes
 from sdeadapt.verification.scaling_report import ScalingReport
 
-__all__ = ["METRICS", "ScalingPlan", "ScalingStudy", "verify_scaling"]
+__all__ = ["METRICS", "ScalingPlan", "ScalingStudy", "check_runs", "verify_scaling"]
 
 METRICS = ("log_loss", "theta_norm_squared", "gradient_norm_squared", "noise_trace")
 PILOT_RUNS = 128
@@ -38,11 +38,27 @@ POWER = 0.9
 
 @dataclass(frozen=True)
 class ScalingPlan:
-    """How many runs of every batch size, how many were wanted, and what they cost in gradients."""
+    """How many runs of every batch size, how many were wanted (NaN if they were given), and the steps of them all."""
 
     runs: int
     wanted: float
-    gradients: int
+    steps: int
+
+    def __str__(self) -> str:
+        """Return the plan in a sentence."""
+        why = "as asked" if math.isnan(self.wanted) else f"{self.wanted:,.0f} are wanted for a power of {POWER:.0%}"
+        return f"{self.runs:,} runs of each batch size ({why}), {self.steps:,} steps in all."
+
+
+def check_runs(runs: int | None, most_runs: int) -> None:
+    """Check the numbers of runs.
+
+    Raises:
+        ValueError: if one is too small.
+    """
+    if runs is not None:
+        check_integer("runs", runs, minimum=4)
+    check_integer("most_runs", most_runs, minimum=LEAST_RUNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +134,10 @@ class ScalingStudy:
             ValueError: if `runs` or `most_runs` is out of range.
             FloatingPointError: if fewer than half of the pilot stay finite.
         """
-        gradients = sum(level.records[-1] for level in self.levels)
+        check_runs(runs, most_runs)
+        steps = sum(level.records[-1] for level in self.levels)
         if runs is not None:
-            runs = check_integer("runs", runs, minimum=4)
-            return ScalingPlan(runs, math.nan, runs * gradients)
-        check_integer("most_runs", most_runs, minimum=LEAST_RUNS)
+            return ScalingPlan(runs, math.nan, runs * steps)
         quiet = Run(run.device, run.dtype, run.chunk, run.executor)
         chunk = min(self.chunk(run), PILOT_RUNS)
         (pilot,), _ = Processes(self.levels[:1], seeds, PILOT_RUNS, chunk, Purpose.PILOT_CHAIN).collect(quiet)
@@ -133,7 +148,7 @@ class ScalingStudy:
             self.decided(pilot), len(self.kappas), self.units, confidence=self.confidence, power=POWER
         )
         planned = int(min(max(wanted, LEAST_RUNS), most_runs))
-        return ScalingPlan(planned, wanted, planned * gradients)
+        return ScalingPlan(planned, wanted, planned * steps)
 
 
 def verify_scaling(
@@ -388,9 +403,7 @@ def _decide(
     return tuple(verdicts), needed
 
 
-def _ratios(
-    study: ScalingStudy, values: list[np.ndarray], seeds: SeedTree, run: Run
-) -> tuple[np.ndarray, np.ndarray]:
+def _ratios(study: ScalingStudy, values: list[np.ndarray], seeds: SeedTree, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Return the noise-to-signal ratio of every chain at every time, with its standard error, (K + 1, T) each."""
     names = list(study.functions)
     if {"noise_trace", "gradient_norm_squared"} <= set(names):
