@@ -75,13 +75,21 @@ class Problem:
 
 
 def _adaptive(
-    lr: float, eps0: float, *, c1: float = 2.0, c2: float = 1.0, initial: Mapping[str, tuple[float, ...]] | None = None
+    eps0: float,
+    *,
+    multipliers: tuple[int, ...] | None = None,
+    initial: Mapping[str, tuple[float, ...]] | None = None,
 ) -> dict[str, Suggestion]:
-    """Return RMSprop and Adam at the time scales c = (1 − beta)/lr² and with eps0 = eps lr; Adam needs a longer run."""
-    h, eps = lr**2, eps0 / lr
+    """Return RMSprop and Adam at lr = 1/4, with c = (1 − beta)/lr² of 1, of 2 for beta1, and with eps0 = eps lr.
+
+    Adam is compared from t = 1/2 on, and needs a longer run.
+    """
+    lr, eps = 0.25, 4 * eps0
+    rmsprop = {"lr": lr, "beta": 0.9375, "eps": eps}
+    adam = {"lr": lr, "beta1": 0.875, "beta2": 0.9375, "eps": eps}
     return {
-        "rmsprop": Suggestion({"lr": lr, "beta": 1 - c2 * h, "eps": eps}, initial=initial),
-        "adam": Suggestion({"lr": lr, "beta1": 1 - c1 * h, "beta2": 1 - c2 * h, "eps": eps}, horizon=1.5),
+        "rmsprop": Suggestion(rmsprop, multipliers=multipliers, initial=initial),
+        "adam": Suggestion(adam, horizon=1.5, multipliers=multipliers),
     }
 
 
@@ -141,8 +149,6 @@ def digits(
     oracle = LogisticRegression(
         torch.tensor(features), torch.tensor(labels), batch_size=batch_size, l2=l2, sampling=sampling
     )
-    adaptive = _adaptive(0.25, 0.02)
-    rmsprop = Suggestion(adaptive["rmsprop"].options, multipliers=(1, 2, 4))
     return Problem(
         name="digits",
         oracle=oracle,
@@ -150,7 +156,7 @@ def digits(
         horizon=0.5,
         about=f"logistic regression of {first} against {second} on {components} principal components, batches of "
         f"{batch_size}",
-        suggested={"rmsprop": rmsprop, "adam": adaptive["adam"], "sgd": Suggestion({"lr": 0.125}, horizon=1.0)},
+        suggested={**_adaptive(0.02, multipliers=(1, 2, 4)), "sgd": Suggestion({"lr": 0.125}, horizon=1.0)},
     )
 
 
@@ -187,7 +193,7 @@ def digits_linear(
         horizon=0.5,
         about=f"least squares of {first} against {second} on {components} principal components, batches of "
         f"{batch_size}",
-        suggested={**_adaptive(0.25, 0.02), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**_adaptive(0.02, multipliers=(1, 2, 4)), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
@@ -207,7 +213,7 @@ def quadratic(*, scale: float = 2.0, noise: str = "gaussian") -> Problem:
         theta0=(1.0, -1.0),
         horizon=1.0,
         about=f"quadratic loss, non-commuting Hessian and covariance, {noise} noise",
-        suggested={**_adaptive(0.25, 0.05), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**_adaptive(0.05), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
@@ -228,7 +234,7 @@ def one_dimensional(*, scale: float = 4.0, noise: str = "gaussian", start: float
         theta0=(start,),
         horizon=1.0,
         about=f"f = theta^2 / 2 with constant {noise} noise",
-        suggested={**_adaptive(0.25, 0.1, initial={"u": (2.0,)}), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**_adaptive(0.1, initial={"u": (2.0,)}), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
@@ -252,7 +258,7 @@ def multiplicative(*, scale: float = 1.0, noise: str = "gaussian", angle: float 
         theta0=(1.0, -1.0),
         horizon=1.0,
         about=f"noise proportional to the distance from the minimum, {noise}",
-        suggested={"sgd": Suggestion({"lr": 0.0625}), **_adaptive(0.25, 0.1)},
+        suggested={"sgd": Suggestion({"lr": 0.0625}), **_adaptive(0.1)},
     )
 
 
@@ -273,7 +279,7 @@ def rippled(*, dim: int = 2, scale: float = 2.0, noise: str = "exponential") -> 
         theta0=tuple(1.0 if i % 2 == 0 else -1.0 for i in range(dim)),
         horizon=1.0,
         about=f"non-quadratic loss in {dim} dimensions, {noise} noise of varying size",
-        suggested={**_adaptive(0.25, 0.05), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**_adaptive(0.05), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
