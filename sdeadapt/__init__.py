@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdeadapt import methods, oracles, problems, testing
+    from sdeadapt import methods, oracles, problems, testing, training
     from sdeadapt.methods import SGD, Adam, RMSprop
     from sdeadapt.methods.base import ItoSDE, Method
     from sdeadapt.oracles.base import Oracle
@@ -42,6 +42,7 @@ __all__ = [
     "simulate",
     "solve",
     "testing",
+    "training",
     "verify",
     "verify_scaling",
     "workers",
