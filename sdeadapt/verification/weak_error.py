@@ -244,10 +244,9 @@ def _measured(study: Study, results: Sequence[LevelResult], plan: Plan) -> dict[
     scale = np.sqrt(results[-1].square)
     finite = all(np.isfinite(a).all() for a in (stacked["error"], sem, scale))
     if not finite:
-        raise FloatingPointError(
-            f"No path of a level stayed finite; the first diverged at iteration "
-            f"{min(r.first_step for r in results if r.diverged)}. Use a smaller lr or a larger eps."
-        )
+        first = min((r.first_step for r in results if r.diverged), default=None)
+        where = "they overflow" if first is None else f"the first path diverged at iteration {first}"
+        raise FloatingPointError(f"A level has no finite estimates: {where}. Use a smaller lr or a larger eps.")
     return {
         **stacked,
         "sem": sem,
