@@ -30,7 +30,7 @@ def exact() -> np.ndarray:
         return data["error"][setting, :2, :3]
 
 
-def report(sde: str, budget: Budget, seed: int) -> WeakErrorReport:
+def report(sde: str, budget: Budget, seed: int, substeps: int = 4) -> WeakErrorReport:
     return verify(
         RMSprop(0.5, 0.75, 0.2, denominator="old"),
         Quadratic(1.0, 1.0, scale=2.0),
@@ -41,6 +41,7 @@ def report(sde: str, budget: Budget, seed: int) -> WeakErrorReport:
         multipliers=(1, 2, 4),
         test_functions=["theta_0", "theta_0_squared"],
         estimator="independent",
+        substeps=substeps,
         rng=seed,
         budget=budget,
     )
