@@ -101,7 +101,7 @@ class VerifyOptions(SdeOptions):
         reference: sde, or self (each step size against the next finer one; needs no SDE).
         power: also show what wrong SDEs would have looked like.
         paths: of chain and SDE, per level; or
-        precision: standard error at the finest level as a share of the error expected there (0.12); or
+        precision: standard error at the finest level as a share of the error expected there (0.065); or
         seconds: of one worker.
         dry_run: run the pilot, print the plan and stop.
     """

@@ -14,7 +14,7 @@ from sdeadapt.verification.estimators import Pilot, modes
 
 __all__ = ["Budget", "Plan", "make_plan"]
 
-DEFAULT_PRECISION = 0.12
+DEFAULT_PRECISION = 0.065
 LEAST_SHARE = 0.2  # a target whose error is smaller than this share of the largest need not be resolved by itself
 MOST_PATHS = 1 << 20  # per level and mode, where nothing else limits them
 MOST_PATH_STEPS = 4e8  # in all, where nothing is asked for: a minute or so of one worker on a small problem
@@ -26,7 +26,7 @@ _CHAIN_COST, _SDE_COST = 3.0, 2.0
 class Budget:
     """How much to spend. At most one of the three.
 
-    None of them means `precision=0.12`, as far as 4e8 path-steps go; any plan has at most 2^20 paths a level.
+    None of them means `precision=0.065`, as far as 4e8 path-steps go; any plan has at most 2^20 paths a level.
 
     Args:
         paths: per level, for the chain and for the SDE; or, to repeat a plan, one row a level with a number for each.
