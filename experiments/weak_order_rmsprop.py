@@ -30,8 +30,8 @@ def studies():
     return {
         "quadratic": Study(new, quadratic, start, 8, 4096, u0),
         "quadratic old v": Study(old, quadratic, start, 8, 4096, u0),
-        "rippled": Study(new, Rippled(0.1 / math.sqrt(h), dim=1), [1.5], 8, 4096),
-        "digits": Study(method(1 / 16, 0.1, 1.0), images.oracle, images.theta0, 8, 4096),
+        "rippled": Study(new, Rippled(0.1 / math.sqrt(h), dim=1), [1.5], 8, 2048),
+        "digits": Study(method(1 / 16, 0.1, 1.0), images.oracle, images.theta0, 8, 1024),
     }
 
 

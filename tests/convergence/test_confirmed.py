@@ -88,7 +88,7 @@ CASES = {
         adam(1 / 8, 0.7, 1.0, 0.5, denominator="old"), quadratic, 0.3, START, 16, 16384, PLANE
     ),
     "SGD multiplicative": Case(SGD(1 / 16), multiplicative, 0.2, START, 8, 4096, PLANE),
-    "RMSprop multiplicative": Case(rmsprop(1 / 16, 0.7, 0.5), multiplicative, 0.2, START, 8, 8192, PLANE),
+    "RMSprop multiplicative": Case(rmsprop(1 / 16, 0.7, 0.25), multiplicative, 0.2, START, 8, 16384, PLANE),
     "Adam multiplicative": Case(adam(1 / 16, 0.7, 1.0, 0.5), multiplicative, 0.2, START, 16, 4096, PLANE),
     "SGD rippled": Case(SGD(1 / 16), rippled, 0.1, [1.5], 8, 8192, LINE),
     "RMSprop rippled": Case(rmsprop(1 / 8, 0.7, 0.5), rippled, 0.1, [1.5], 8, 4096, LINE),
