@@ -298,7 +298,7 @@ def _scaling(options: ScalingOptions) -> int:
     from sdeadapt.verification import rules
     from sdeadapt.verification.scaling_rule import ScalingStudy, check_runs, verify_scaling
 
-    known = {
+    known: dict[str, rules.Rule] = {
         "own": rules.own, "linear": rules.learning_rate(1.0), "sqrt": rules.learning_rate(0.5), "none": rules.none
     }  # fmt: skip
     with _running(options) as (run, _):

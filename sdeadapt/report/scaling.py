@@ -1,4 +1,4 @@
-"""The figure of `verify_scaling`: every batch size on one clock, rules side by side, the noise-to-signal ratio below."""
+"""The figure of `verify_scaling`: every batch size on one clock, rules side by side, noise-to-signal below."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def scaling_figure(reports: ScalingReport | Sequence[ScalingReport]) -> Figure:
         cells = figure.subplots(tall, wide, squeeze=False)
         for spare in cells.ravel()[panels:]:
             spare.remove()
-        _column(first, cells.ravel()[:panels], titles=True)
+        _column(first, list(cells.ravel()[:panels]), titles=True)
         title = (
             f"{first.verdict} — {first.config['method']['class']} on {first.config['oracle']['class']}. {first.message}"
         )
@@ -93,7 +93,7 @@ def scaling_figure(reports: ScalingReport | Sequence[ScalingReport]) -> Figure:
         figure = Figure(figsize=(3.6 * len(columns) + 0.6, 2.1 * panels + 1.1), layout="constrained")
         cells = figure.subplots(panels, len(columns), squeeze=False, sharex="col", sharey="row")
         for report, column in zip(columns, cells.T, strict=True):
-            _column(report, column, titles=False)
+            _column(report, list(column), titles=False)
             held = "none" if report.largest_kappa is None else f"κ ≤ {report.largest_kappa}"
             column[0].set_title(
                 f"{report.rule}\n{report.verdict}, holds: {held}", fontsize=9,

@@ -115,17 +115,17 @@ class Equivalence:
             return float(min(self.runs))
         gap = np.where(open_, excess, -np.inf)
         if (gap > 0).any():
-            reach = self.critical + NormalDist().inv_cdf(power)
-            factor = (reach * sem[gap > 0] / gap[gap > 0]).min() ** 2
+            far = gap > 0
+            root = (self.critical + NormalDist().inv_cdf(power)) * (sem[far] / gap[far]).min()
         else:
             noise = self.noise[:, :, chosen].reshape(len(self.noise), -1)
             noise = noise[:, open_.ravel()] / np.sqrt((noise[:, open_.ravel()] ** 2).sum(0))
             error = np.random.default_rng(0).standard_normal((_DRAWS, len(noise))) @ noise
             with np.errstate(divide="ignore"):
                 reach = sem[open_] / -gap[open_]
-                root = (np.maximum(error + self._student(self.confidence), 0.0) * reach).max(1)
-            factor = np.quantile(root, power) ** 2
-        return float(np.ceil(factor * min(self.runs)))
+                worst = (np.maximum(error + self._student(self.confidence), 0.0) * reach).max(1)
+            root = np.quantile(worst, power)
+        return float(np.ceil(root**2 * min(self.runs)))
 
 
 def equivalence(

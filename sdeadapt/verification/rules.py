@@ -64,7 +64,9 @@ class LearningRate:
             ValueError: if `kappa` is not positive, a beta would not stay positive, or the method has no field `lr`.
         """
         check_positive("kappa", kappa)
-        known = {f.name for f in dataclasses.fields(method) if f.init} if dataclasses.is_dataclass(method) else set()
+        known: set[str] = set()
+        if dataclasses.is_dataclass(method):
+            known = {f.name for f in dataclasses.fields(method) if f.init}
         if "lr" not in known:
             raise ValueError(
                 f"`learning_rate` must have a method with a field `lr`; got {type(method).__name__}. Pass your rule as "

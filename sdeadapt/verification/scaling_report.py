@@ -45,12 +45,12 @@ class ScalingReport(Saved):
     r"""Differences to the base run at every batch size, K, time, T, and metric, M, with the verdicts.
 
     lr, runs, diverged, first_divergence (iteration, −1 if none): (K + 1,), the base first, as in batch_sizes, which is
-    None for an oracle without batches. noise_ratios: (K,), by what the batch divides the noise variance (kappa, but for
-    sampling without replacement). mean, sd: (K + 1, T, M), sd between runs. margin: (T, M). difference, sem, low, high:
-    (K, T, M), low and high bounds of |difference| / margin. needed: (K,), runs of each batch size that would decide, NaN
-    where it is decided or no number helps. wanted: runs planned before the cap; NaN if they were given.
-    noise_to_signal, noise_to_signal_sem: (K + 1, T), $\sigma^2\,\mathrm{Tr}\,\Sigma / |\nabla f|^2$. linear: the method's
-    own rule is the linear one.
+    None for an oracle without batches. noise_ratios: (K,), by what the batch divides the noise variance: kappa, but
+    for sampling without replacement. mean, sd: (K + 1, T, M), sd between runs. margin: (T, M). difference, sem, low,
+    high: (K, T, M), low and high bounds of |difference| / margin. needed: (K,), runs of each batch size that would
+    decide, NaN where it is decided or no number helps. wanted: runs planned before the cap; NaN if they were given.
+    noise_to_signal, noise_to_signal_sem: (K + 1, T), $\sigma^2\,\mathrm{Tr}\,\Sigma / |\nabla f|^2$. linear: the
+    method's own rule is the linear one.
     """
 
     config: dict[str, Any]
@@ -145,18 +145,20 @@ class ScalingReport(Saved):
             return f"At {kappa} {self.diverged[k + 1]} of {self._asked} runs diverged, of the base {self.diverged[0]}."
         if self.verdicts[k] is Verdict.INCONCLUSIVE and (self.diverged[k + 1] or self.diverged[0]):
             return (
-                f"At {kappa} {self.diverged[k + 1]} of {self._asked} runs diverged (of the base {self.diverged[0]}): the "
-                "others confirm nothing."
+                f"At {kappa} {self.diverged[k + 1]} of {self._asked} runs diverged (of the base {self.diverged[0]}): "
+                "the others confirm nothing."
             )
         t, m = self.worst(k)
         size = abs(self.difference[k, t, m]) / self.sd[0, t, m]
         where = f"{self.metrics[m]} at time {self.times[t]:.4g}"
         if self.verdicts[k] is Verdict.REFUTED:
             return (
-                f"At {kappa} {where} differs by {size:.2g} standard deviations, at least {self.low[k, t, m]:.2g} times the "
-                "margin."
+                f"At {kappa} {where} differs by {size:.2g} standard deviations, at least {self.low[k, t, m]:.2g} times "
+                "the margin."
             )
-        count = f"about {self.needed[k]:,.0f} runs would" if self.needed[k] < 1e6 else "no feasible number of runs would"
+        count = (
+            f"about {self.needed[k]:,.0f} runs would" if self.needed[k] < 1e6 else "no feasible number of runs would"
+        )
         return f"At {kappa} {where} is open (up to {self.high[k, t, m]:.2g} times the margin); {count} decide."
 
     @property
@@ -169,11 +171,9 @@ class ScalingReport(Saved):
         for k, kappa in enumerate(self.kappas):
             for t, time in enumerate(self.times):
                 for m, metric in enumerate(self.metrics):
-                    numbers = (a[k, t, m] for a in (self.difference, self.sem))
-                    bounds = (a[k, t, m] for a in (self.low, self.high))
                     yield ScalingRow(
-                        int(kappa), metric, float(time), *map(float, numbers), float(self.margin[t, m]),
-                        *map(float, bounds),
+                        int(kappa), metric, float(time), float(self.difference[k, t, m]), float(self.sem[k, t, m]),
+                        float(self.margin[t, m]), float(self.low[k, t, m]), float(self.high[k, t, m]),
                     )  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -218,15 +218,28 @@ class ScalingReport(Saved):
             else:
                 t, m = self.worst(k)
                 bounds = f"[{self.low[k, t, m]:.2g}, {self.high[k, t, m]:.2g}]"
-                cells += [f"{self.metrics[m]}, {self.times[t]:.3g}", f"{abs(self.difference[k, t, m]) / self.margin[t, m]:.2g}",
-                          bounds]  # fmt: skip
+                share = abs(self.difference[k, t, m]) / self.margin[t, m]
+                cells += [f"{self.metrics[m]}, {self.times[t]:.3g}", f"{share:.2g}", bounds]
             rows.append([*cells, "base" if base else str(self.verdicts[k])])
-        header = ["kappa", "batch", "lr", "σ² ÷", "N/S first", "N/S last", "worst at", "|D|/margin", "bounds", "verdict"]
+        header = [
+            "kappa",
+            "batch",
+            "lr",
+            "σ² ÷",
+            "N/S first",
+            "N/S last",
+            "worst at",
+            "|D|/margin",
+            "bounds",
+            "verdict",
+        ]
         return table(header, rows, indent="")
 
     def _by_metric(self) -> str:
         def cell(p: int, m: int) -> str:
-            return repr(Estimate(float(self.mean[p, -1, m]), float(self.sd[p, -1, m] / math.sqrt(self.runs[p] or 1)), 0))
+            return repr(
+                Estimate(float(self.mean[p, -1, m]), float(self.sd[p, -1, m] / math.sqrt(self.runs[p] or 1)), 0)
+            )
 
         rows = [
             [name, short(float(self.sd[0, -1, m])), short(float(self.margin[-1, m])),

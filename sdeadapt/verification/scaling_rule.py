@@ -1,4 +1,4 @@
-"""`verify_scaling`: does a batch-size rule keep the trajectory? Decided as equivalence, with a margin, per batch size."""
+"""`verify_scaling`: does a batch-size rule keep the trajectory? Decided as equivalence within a margin."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def _clock(
     common = math.lcm(*kappas)
     count = times if isinstance(times, int) else 4 if times is None else None
     given = None if count is not None else times
-    clock = make_clock(method, horizon=horizon, steps=steps, times=given, compares_sde=False)  # type: ignore[arg-type]
+    clock = make_clock(method, horizon=horizon, steps=steps, times=given, compares_sde=False)
     end = clock.times[-1]
     off = [t for t in clock.times if t % common]
     if off:
@@ -389,7 +389,7 @@ def _decide(
     level = (1 - confidence) / kappas
     for k in range(kappas):
         lost = [int(diverged[k + 1]), int(diverged[0])]
-        p = fisher_exact([[lost[0], runs - lost[0]], [lost[1], runs - lost[1]]], alternative="greater").pvalue
+        p = fisher_exact(np.array([[n, runs - n] for n in lost]), alternative="greater").pvalue
         row = alive.index(k) if k in alive else None
         outside = found is not None and row is not None and bool(found.outside[row].any())
         if outside or p < level:
