@@ -39,6 +39,11 @@ class ScalingRow(NamedTuple):
     high: float
 
 
+def _shown(mean: float, sem: float) -> str:
+    """Return a mean with its standard error; "-" where there is none."""
+    return "-" if math.isnan(mean) else repr(Estimate(float(mean), float(sem), 0))
+
+
 @register("scaling", schema=1)
 @dataclass(frozen=True, eq=False)
 class ScalingReport(Saved):
@@ -202,10 +207,7 @@ class ScalingReport(Saved):
         rows = []
         for k in range(-1, len(self.kappas)):
             base = k < 0
-            ratio = [
-                repr(Estimate(float(self.noise_to_signal[k + 1, t]), float(self.noise_to_signal_sem[k + 1, t]), 0))
-                for t in (0, -1)
-            ]
+            ratio = [_shown(self.noise_to_signal[k + 1, t], self.noise_to_signal_sem[k + 1, t]) for t in (0, -1)]
             cells = [
                 "1" if base else str(self.kappas[k]),
                 "-" if self.batch_sizes is None else str(self.batch_sizes[k + 1]),
@@ -237,9 +239,7 @@ class ScalingReport(Saved):
 
     def _by_metric(self) -> str:
         def cell(p: int, m: int) -> str:
-            return repr(
-                Estimate(float(self.mean[p, -1, m]), float(self.sd[p, -1, m] / math.sqrt(self.runs[p] or 1)), 0)
-            )
+            return _shown(self.mean[p, -1, m], self.sd[p, -1, m] / math.sqrt(self.runs[p] or 1))
 
         rows = [
             [name, short(float(self.sd[0, -1, m])), short(float(self.margin[-1, m])),

@@ -93,14 +93,15 @@ def test_too_few_runs_are_inconclusive_and_the_number_needed_is_right():
     few = scaling(runs=12)
     assert few.verdict.value == "INCONCLUSIVE"
     assert "runs would decide" in few.message
-    k = int(np.isfinite(few.needed).argmax())
-    assert few.needed[k] > 12
+    assert np.nanmin(few.needed) > 12
+    enough = scaling(runs=int(np.nanmax(few.needed)))
+    assert enough.verdict.value == "CONFIRMED"
 
 
 def test_a_planned_study_decides_and_says_how_it_was_planned():
     report = scaling(runs=None)
     assert report.verdict.value == "CONFIRMED"
-    assert 64 <= report.runs[0] == math.ceil(report.wanted - 1)
+    assert 64 < report.runs[0] == report.wanted
     capped = scaling(runs=None, most_runs=64, margin=0.2)
     assert capped.runs[0] == 64
     assert f"wanted {capped.wanted:,.0f} runs for a power of 90 % and was capped at 64" in capped.message
@@ -286,3 +287,63 @@ def test_rmsprop_on_digits_follows_the_square_root_and_not_the_linear_rule():
     assert own.largest_kappa == 8
     assert (own.noise_to_signal[0] > 50).all()
     assert digits(RMS, SCALES, initial=start(), runs=400).verdicts[-1].value == "REFUTED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [RMS, ADAM], ids=["rmsprop", "adam"])
+def test_adaptive_methods_on_digits(method):
+    initial = start() if method is RMS else None
+    assert digits(method, rules.own, initial=initial, runs=600).largest_kappa == 8
+    for rule in (SCALES, rules.none):
+        report = digits(method, rule, initial=initial, runs=600)
+        assert report.verdicts[-1].value == "REFUTED"
+        assert report.verdict.value == "REFUTED"
+
+
+@pytest.mark.slow
+def test_sgd_on_digits_is_the_reverse():
+    own = digits(SGD(lr=0.02), rules.own, runs=400)
+    assert own.largest_kappa == 8
+    assert own.linear_rule_limit.mean > 8
+    root = digits(SGD(lr=0.02), rules.learning_rate(0.5), runs=400)
+    assert root.verdicts[-1].value == root.verdict.value == "REFUTED"
+
+
+@pytest.mark.slow
+def test_beta_must_follow_where_u_is_still_on_its_way():
+    initial = {"u": [30 * x for x in start()["u"]]}
+    verdicts = [
+        digits(RMSprop(lr=0.02, beta=0.99), rules.learning_rate(0.5, **options), initial=initial, runs=600).verdict.value
+        for options in ({}, {"beta": "power"}, {"betas": False})
+    ]
+    assert verdicts == ["CONFIRMED", "CONFIRMED", "REFUTED"]
+
+
+@pytest.mark.slow
+def test_eps_must_follow_where_it_is_large():
+    verdicts = [
+        digits(
+            RMSprop(lr=0.02, beta=0.98, eps=0.2), rules.learning_rate(0.5, eps=eps), initial=start(), runs=1000, times=2
+        ).verdict.value
+        for eps in (True, False)
+    ]
+    assert verdicts == ["CONFIRMED", "REFUTED"]
+
+
+@pytest.mark.slow
+def test_a_planted_difference_of_the_margin_is_rarely_confirmed_and_none_mostly():
+    """A chain of 8 steps with an exactly known law; the rule is chosen so that E theta differs by half an SD."""
+    h, sigma, steps = 0.01, 8.0, 8
+    sd = sigma * h * math.sqrt((1 - (1 - h) ** (2 * steps)) / (1 - (1 - h) ** 2))
+    target = 3 * (1 - h) ** steps + 0.5 * sd
+    planted_lr = 1 - (target / 3) ** (2 / steps)  # after half the steps at twice the batch
+    assert 0 < planted_lr < 2 * h
+    options = {"theta0": [3.0], "steps": steps, "kappas": (2,), "times": 1, "test_functions": ["theta_0"]}
+    planted = exact = 0
+    for seed in range(400):
+        wrong = scaling(rule=lambda m, kappa: SGD(planted_lr), rng=seed, **(options | {"runs": 128}))
+        planted += wrong.verdict.value == "CONFIRMED"
+        # the own rule's E theta is off by 4e-4 of it here, 5e-3 of the standard deviation
+        exact += scaling(rng=seed, **(options | {"runs": None})).verdict.value == "CONFIRMED"
+    assert planted <= 35  # 99.9 % quantile at 5 %
+    assert exact >= 320
