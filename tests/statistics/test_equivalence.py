@@ -143,7 +143,7 @@ def test_few_runs_take_the_wider_bound():
 
 def test_metrics_without_variance():
     base = np.tile([2.0, 0.0, 2.0], (70, 1))
-    found = equivalence(base, [base, base + [0.1, 0.1, 0.3]])
+    found = equivalence(base, [base, base + np.array([0.1, 0.1, 0.3])])
     np.testing.assert_array_equal(found.margin, [0.2, 0.0, 0.2])
     assert found.inside.tolist() == [[True, True, True], [True, False, False]]
     assert found.outside.tolist() == [[False, False, False], [False, True, True]]

@@ -63,5 +63,5 @@ def test_what_has_no_rule_is_refused():
     with pytest.raises(ValueError, match=r"`beta` must be one of 'linear', 'power'; got 'linar'. Did you mean"):
         rules.learning_rate(0.5, beta="linar")
     method = from_torch(lambda p: torch.optim.SGD(p, lr=0.1), time_step=0.1)
-    with pytest.raises(ValueError, match="a field `lr`; got TorchOptimizer. Pass your rule as a function"):
+    with pytest.raises(ValueError, match=r"a field `lr`; got TorchOptimizer\. Pass your rule as a function"):
         rules.learning_rate(1.0)(method, 2)
