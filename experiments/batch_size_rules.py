@@ -8,6 +8,7 @@ from sdeadapt import rules, verify_scaling
 from sdeadapt.problems import digits
 from sdeadapt.report.scaling import scaling_figure
 from sdeadapt.text import duration, short, table
+from sdeadapt.verification.decision import Verdict
 
 LINEAR, SQUARE_ROOT = rules.learning_rate(1.0), rules.learning_rate(0.5)
 START = (-1.2, -0.2, 0.1, 0.2)  # 0.2 from the minimum in every component: late in training, where noise dominates
@@ -23,12 +24,12 @@ def options(claim, argv):
     """--out and --smoke."""
     parser = argparse.ArgumentParser(description=claim)
     parser.add_argument("--out", type=Path, required=True, help="new directory: a run directory per study, figures")
-    parser.add_argument("--smoke", action="store_true", help="64 runs, kappa = 2: some seconds, no claim")
+    parser.add_argument("--smoke", action="store_true", help="64 runs, the first kappa: some seconds, no claim")
     return parser.parse_args(argv)
 
 
 def study(name, method, rule, given, *, kappas=(2, 4, 8), **kwargs):
-    """Verify one rule on late digits and save the report; runs are planned, 64 at least."""
+    """Verify one rule on late digits and save the report."""
     fixed = {"oracle": late_digits(), "theta0": START, "steps": 256, "times": 8, "runs": 1024} | kwargs
     if given.smoke:
         fixed["runs"] = 64
@@ -41,14 +42,14 @@ def lines(name, report):
     """The rows of a report for the table."""
     for k, kappa in enumerate(report.kappas):
         t, m = report.worst(k)
-        bounds = "{:.2g} to {:.2g}".format(report.low[k, t, m], report.high[k, t, m])
+        bounds = f"{report.low[k, t, m]:.2g} to {report.high[k, t, m]:.2g}"
         ratios = [short(report.noise_to_signal[k + 1, t]) for t in (0, -1)]
         yield [name, str(kappa), report.verdicts[k].value, report.metrics[m], short(report.times[t]), bounds, *ratios]
 
 
-def draw(path, reports):
-    """Rules side by side."""
-    scaling_figure(reports).savefig(path, dpi=110)
+def first_refuted(report):
+    """The first kappa that is REFUTED, or None."""
+    return next((int(k) for k, v in zip(report.kappas, report.verdicts, strict=True) if v is Verdict.REFUTED), None)
 
 
 def main(claim, studies, figures, argv=None):
@@ -61,15 +62,17 @@ def main(claim, studies, figures, argv=None):
     reports = {name: study(name, method, rule, given, **more) for name, (method, rule, _, more) in studies.items()}
     print("\n" + table(HEADER, [row for name, report in reports.items() for row in lines(name, report)], left=4))
     for file, names in figures.items():
-        draw(given.out / file, [reports[name] for name in names])
-    rows, surprises = [], 0
-    for name, report in reports.items():
-        claimed = studies[name][2]
-        surprises += report.verdict.value != claimed
-        wanted = f"{report.runs[0]} of {short(report.wanted, 4)}"
-        rows.append([name, report.rule, claimed, report.verdict.value, str(report.largest_kappa or "-"), wanted])
-    print("\n" + table(["study", "rule", "claimed", "found", "holds to kappa", "runs of wanted"], rows, left=4))
+        scaling_figure([reports[name] for name in names]).savefig(given.out / file, dpi=110)
+    rows = [
+        [
+            name,
+            studies[name][2],
+            report.verdict.value,
+            str(report.largest_kappa or "-"),
+            str(first_refuted(report) or "-"),
+        ]
+        for name, report in reports.items()
+    ]
+    print("\n" + table(["study", "claimed", "found", "holds to kappa", "REFUTED from"], rows, left=3))
     print(f"\nCost: {duration(time.perf_counter() - began)} of wall time, one process.")
-    return 0 if given.smoke or not surprises else 1
-
-
+    return 0 if given.smoke or all(row[1] == row[2] for row in rows) else 1

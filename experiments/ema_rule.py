@@ -1,8 +1,9 @@
 r"""An average of the weights needs rho to the kappa: with it the rules keep the average, with rho as it is they do not.
 
-The average $\zeta_{k+1} = \rho\zeta_k + (1-\rho)\theta_{k+1}$ becomes part of the state, so that metrics can look at it. In SDE
-time it is $d\zeta = \beta_0(\theta - \zeta)\,dt$, $1 - \rho = \beta_0 h$; its memory here is about a quarter of the run. SGD under the linear
-rule and Adam under the square-root rule, on digits logistic regression (Busbridge et al. 2023, arXiv 2307.13813).
+The average $\zeta_{k+1} = \rho\zeta_k + (1-\rho)\theta_{k+1}$ becomes part of the state, so that metrics can see it.
+In SDE time it is $d\zeta = \beta_0(\theta - \zeta)\,dt$ with $1 - \rho = \beta_0 h$; its memory here is a quarter of
+the run. SGD under the linear rule and Adam under the square-root rule, on digits logistic regression (Busbridge et al.
+2023, arXiv 2307.13813).
 
     python experiments/ema_rule.py --out results/ema_rule
 """
@@ -26,7 +27,7 @@ def with_average(kind):
 
 @dataclass(frozen=True)
 class Averaged(Method):
-    """A method and the exponential moving average of its weights, with coefficient rho."""
+    """A method and an exponential moving average of its weights: every function is the method's, with one more field."""
 
     method: Method
     rho: float

@@ -1,7 +1,8 @@
-"""The square-root rule keeps RMSprop and Adam where noise dominates; the linear rule and none do not (Malladi et al. 2022).
+"""The square-root rule keeps RMSprop and Adam while noise dominates; the linear rule and none do not.
 
-Digits logistic regression, batches of 1 to 8, equal numbers of examples. Each part of the rule is tried alone: the learning
-rate, the betas, whose memory is about a quarter of the run, and eps, once about as large as the root of v and once negligible.
+Digits logistic regression, batches of 1 to 8, equal numbers of examples. Each part of the rule is tried alone: the
+learning rate, the betas, whose memory is about a quarter of the run, and eps, once about half the root of v at the base
+batch, and once negligible, where scaling it changes nothing (Malladi et al. 2022, arXiv 2205.10287).
 
     python experiments/square_root_rule.py --out results/square_root_rule
 """
@@ -40,7 +41,10 @@ def main(argv=None):
             studies[f"{name} {rule}"] = make(EPS), function, claimed, more
         for rule, function in {"own": SQUARE_ROOT, "eps fixed": EPS_FIXED}.items():
             studies[f"{name} small eps, {rule}"] = make(SMALL), function, "CONFIRMED", more | {"kappas": (2, 4)}
-        for file, shown in (("learning_rate", ("own", "linear", "none")), ("parts", ("own", "betas fixed", "eps fixed"))):
+        for file, shown in (
+            ("learning_rate", ("own", "linear", "none")),
+            ("parts", ("own", "betas fixed", "eps fixed")),
+        ):
             figures[f"{name}_{file}.png"] = [f"{name} {rule}" for rule in shown]
     return batch_size_rules.main(__doc__.split("\n")[0], studies, figures, argv)
 
