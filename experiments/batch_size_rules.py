@@ -34,7 +34,7 @@ def study(name, method, rule, given, *, kappas=(2, 4, 8), **kwargs):
     if given.smoke:
         fixed["runs"] = 64
     report = verify_scaling(method, rule=rule, kappas=kappas[:1] if given.smoke else kappas, **fixed)
-    report.save(given.out / name.replace(" ", "_"))
+    report.save(given.out / name.replace(",", "").replace(" ", "_"))
     return report
 
 

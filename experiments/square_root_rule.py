@@ -1,8 +1,8 @@
 """The square-root rule keeps RMSprop and Adam while noise dominates; the linear rule and none do not.
 
 Digits logistic regression, batches of 1 to 8, equal numbers of examples. Each part of the rule is tried alone: the
-learning rate, the betas, whose memory is about a quarter of the run, and eps, once about half the root of v at the base
-batch, and once negligible, where scaling it changes nothing (Malladi et al. 2022, arXiv 2205.10287).
+learning rate, the betas, whose memory is an eighth to a quarter of the run, and eps, once comparable with the root of v
+and once negligible, where scaling it changes nothing (Malladi et al. 2022, arXiv 2205.10287).
 
     python experiments/square_root_rule.py --out results/square_root_rule
 """

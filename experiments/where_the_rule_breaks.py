@@ -1,6 +1,6 @@
 r"""A batch-size rule breaks where noise ceases to dominate: those of RMSprop and Adam at kappa near the smallest N/G.
 
-kappa is swept over 2, 4, …, 128 on digits logistic regression from two starts: near the minimum, and farther away, where
+kappa is swept from 2 to 128 on digits logistic regression, from two starts: near the minimum, and farther away, where
 the gradient is larger. Predicted from the base run alone, its start included: for the adaptive methods kappa = min N/G,
 where the noise-to-signal ratio at batch kappa B falls to 1; for SGD, whose linear rule is right without noise too while
 the step is small, the necessary condition kappa <= 2 (1 + N/G) of Li, Malladi and Arora (2021, arXiv 2102.12470), with
@@ -25,6 +25,7 @@ from sdeadapt.text import duration, short, table
 
 FAR = tuple(round(x + 0.8, 1) for x in START)
 KAPPAS = (2, 4, 8, 16, 32, 64, 128)
+COLOURS, STYLES = {"SGD": "0.6", "RMSprop": "#4c72b0", "Adam": "black"}, {"near": "-", "far": "--"}
 COMMON = {"kappas": KAPPAS, "steps": 512, "times": 4}
 
 
@@ -64,12 +65,13 @@ def draw(reports, ratios):
     """The worst difference in margins, over kappa and over the ratio at that batch."""
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for i, (name, report) in enumerate(reports.items()):
+    for name, report in reports.items():
+        method, where = name.split()
         worst = [report.worst(k) for k in range(len(report.kappas))]
         size = [abs(report.difference[k, t, m]) / report.margin[t, m] for k, (t, m) in enumerate(worst)]
         colours = [VERDICT_COLOURS[v.value] for v in report.verdicts]
         for axis, x in ((left, report.kappas), (right, ratios[name][1:])):
-            axis.loglog(x, size, "-", color=f"C{i}", lw=1.4, label=name, zorder=1)
+            axis.loglog(x, size, STYLES[where], color=COLOURS[method], lw=1.4, label=name, zorder=1)
             axis.scatter(x, size, c=colours, s=24, zorder=2)
     for axis, label in ((left, "κ"), (right, "smallest noise-to-signal ratio at batch κB (reversed)")):
         axis.axhline(1, color="0.5", lw=0.8)
