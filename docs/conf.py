@@ -23,11 +23,12 @@ html_theme = "furo"
 html_title = "sdeadapt"
 
 autosummary_generate = True
-autosummary_ignore_module_all = False
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autosummary_ignore_module_all = True  # what a package re-exports is documented where it is defined
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
+suppress_warnings = ["ref.python"]  # State and Point are names that every method has
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
