@@ -6,7 +6,7 @@ import pytest
 from sdeadapt.methods import RMSprop
 from sdeadapt.oracles.analytic import Quadratic
 from sdeadapt.simulation.run import Run
-from sdeadapt.verification.planning import Budget
+from sdeadapt.verification.planning import Budget, make_plan
 from sdeadapt.verification.study import Study
 from sdeadapt.verification.weak_error import prepare, verify
 
@@ -62,5 +62,12 @@ def test_a_plan_repeats_to_the_bit():
 
 
 def test_seconds_scale_the_plan(study):
-    one, ten = plan(study, seconds=1.0), plan(study, seconds=10.0)
-    assert 3 < sum(map(sum, ten.paths)) / sum(map(sum, one.paths)) < 30  # two pilots, two speeds
+    """Ten times the seconds buy ten times the paths, at the speed of one pilot."""
+    ready = prepare(study, estimator="independent", rng=0, budget=Budget(paths=64), run=Run())
+    one, ten = (
+        np.array(make_plan(ready.pilots, study.levels, study.h, "independent", Budget(seconds=s)).paths)
+        for s in (100.0, 1000.0)
+    )
+    free = one > 512
+    assert free.any()
+    assert np.allclose(ten[free] / one[free], 10, rtol=0.01)
