@@ -11,6 +11,7 @@ from sdeadapt.oracles.analytic import Quadratic, Rippled
 from sdeadapt.problems import problem
 from sdeadapt.simulation.paths import run_paths
 from sdeadapt.simulation.run import Run
+from sdeadapt.statistics.estimate import Moments
 from sdeadapt.verification.estimators import make_expansion, response, run_level, run_pilot
 from sdeadapt.verification.study import Study
 
@@ -59,6 +60,23 @@ def test_controls_have_mean_zero(name, mode):
     """2 levels x 2 modes x 5 cases x about 25 controls at 4.8 sigma: false alarm 8e-4; a mean of .05 SD is 6 sigma."""
     for level in CASES[name]().levels[:2]:
         assert float(control_z(level, mode, 1 << 14).max()) < 4.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rmsprop-digits", "adam-from-t0", "rmsprop-quadratic-exponential"])
+def test_controls_have_mean_zero_at_many_paths(name):
+    """2.6e5 paths, some 20 controls each: max |z| < 4.5; a mean of .015 SD would be 7.7 sigma."""
+    level = CASES[name]().levels[1]
+    expansion = make_expansion(level)
+    moments = None
+    for chunk in range(64):
+        generator = torch.Generator().manual_seed(chunk)
+        controls = run_paths(level, "chain", generator, 4096, expansion).controls.flatten(1)
+        found = Moments.of(controls)
+        moments = found if moments is None else moments.merge(found)
+    sem = np.sqrt(np.diagonal(moments.covariance) / moments.n)
+    assert moments.n == 1 << 18
+    assert (np.abs(moments.mean) / np.where(sem > 1e-12, sem, np.inf)).max() < 4.5
 
 
 def test_controls_expose_a_wrong_declaration():
