@@ -58,7 +58,7 @@ def with_averages(method: M, weights: Mapping[str, float], kappa: float, **chang
         ValueError: if a beta would not stay positive at `kappa` times the batch.
     """
     widest = max(weights, key=weights.__getitem__, default=None)
-    if widest is not None and weights[widest] >= 1:
+    if widest is not None and weights[widest] > 1 - 1e-12:  # 10 (1 - .9) is just below 1 in floats
         raise ValueError(
             f"`kappa` must be below {kappa / weights[widest]:.6g} = 1 / (1 - {widest}), or {widest} would not stay "
             f"positive; got {kappa:g}. Choose {widest} closer to 1, or a smaller `kappa`."

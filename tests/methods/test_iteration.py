@@ -255,6 +255,7 @@ def test_default_start():
         (lambda: Adam(0.1, eps=-1e-8), "`eps` must be finite and not negative"),
         (lambda: RMSprop(0.1, denominator="newer"), "`denominator` must be one of 'new', 'old'; got 'newer'.*'new'"),
         (lambda: Adam(0.1).rescaled(16.0), r"`kappa` must be below 10 = 1 / \(1 - beta1\).*got 16"),
+        (lambda: Adam(0.1).rescaled(10.0), r"`kappa` must be below 10 = 1 / \(1 - beta1\).*got 10"),
         (lambda: Adam(0.1, 0.99, 0.9).rescaled(16.0), r"`kappa` must be below 10 = 1 / \(1 - beta2\)"),
         (lambda: RMSprop(0.1, 0.75).rescaled(4.0), r"`kappa` must be below 4 "),
         (lambda: SGD(0.1).rescaled(-1.0), "`kappa` must be finite and positive"),
