@@ -88,7 +88,8 @@ CASES = {
         adam(1 / 8, 0.7, 1.0, 0.5, denominator="old"), quadratic, 0.3, START, 16, 16384, PLANE
     ),
     "SGD multiplicative": Case(SGD(1 / 16), multiplicative, 0.2, START, 8, 4096, PLANE),
-    # chosen after c2 = .5 with 8,192 paths was INCONCLUSIVE at seed 0 (CONFIRMED at 1 to 5); this is CONFIRMED at 0 to 5
+    # chosen after c2 = .5 with 8,192 paths was INCONCLUSIVE at seed 0 (CONFIRMED at 1 to 5);
+    # this one is CONFIRMED at seeds 0 to 5
     "RMSprop multiplicative": Case(rmsprop(1 / 16, 0.7, 0.25), multiplicative, 0.2, START, 8, 16384, PLANE),
     "Adam multiplicative": Case(adam(1 / 16, 0.7, 1.0, 0.5), multiplicative, 0.2, START, 16, 4096, PLANE),
     "SGD rippled": Case(SGD(1 / 16), rippled, 0.1, [1.5], 8, 8192, LINE),
