@@ -44,6 +44,8 @@ class Method(ABC):
         State, Point: the NamedTuples of the raw state and of the SDE coordinates.
         scaling: "batch-equivalent" where `rescaled` keeps the SDE together with `oracle.rescaled`; otherwise the
             name of the scaling, refined by `refine="step"` only.
+        linear: `step` is linear in state and gradient together, with coefficients that do not depend on theta.
+        second_order: the `refine` under which an SDE of order 2 is claimed; "" where there is none.
         elementwise: each component of theta is updated from the same component of g, m and v.
         bias_correction: the method starts from m = u = 0 and its SDE is singular at t = 0.
         schedule: multiplies lr, in the iteration and in the SDE; None is 1.
@@ -52,6 +54,8 @@ class Method(ABC):
     State: ClassVar[type]
     Point: ClassVar[type]
     scaling: ClassVar[str] = "batch-equivalent"
+    linear: ClassVar[bool] = False
+    second_order: str = ""
     elementwise: ClassVar[bool] = True
     bias_correction: bool = False
     schedule: Schedule | None = None

@@ -69,6 +69,23 @@ class Local:
         """(paths,), the trace of Sigma."""
         return self.covariance_diagonal.sum(-1)
 
+    def hessian_product(self, v: Tensor) -> Tensor:
+        """Return H(theta) v, (paths, dim), for v (paths, dim): the derivative of the gradient along v."""
+        return torch.func.jvp(lambda x: self.oracle.at(x).gradient, (self.theta,), (v,))[1]
+
+    def third_contraction(self, weights: Tensor) -> Tensor:
+        r"""Return $\sum_i w_i\,\partial_i^2\nabla f$, (paths, dim), for weights (paths, dim): dim products."""
+        found = torch.zeros_like(self.theta)
+        for i in range(self.theta.shape[-1]):
+            axis = torch.zeros_like(self.theta)
+            axis[:, i] = 1
+
+            def along(x: Tensor, axis: Tensor = axis) -> Tensor:
+                return self.oracle.at(x).hessian_product(axis)
+
+            found = found + weights[:, i : i + 1] * torch.func.jvp(along, (self.theta,), (axis,))[1]
+        return found
+
 
 class Stream(ABC):
     """The randomness of one run of `paths` paths; a sampler with memory (epochs) keeps it here."""
@@ -93,6 +110,7 @@ class Oracle(ABC):
         couples: `Stream.next` takes `xi`.
         gaussian: given xi, the noise is exactly scale * S(theta) xi.
         additive: the noise does not depend on theta.
+        linear: the gradient is linear in theta, and Sigma constant or quadratic: moments close.
         heavy: the normals that it is made of must be drawn in float64.
         independent: draws of different steps are independent (not so over reshuffled epochs).
     """
@@ -103,6 +121,7 @@ class Oracle(ABC):
     couples: bool = False
     gaussian: bool = False
     additive: bool = False
+    linear: bool = False
     heavy: bool = False
     independent: bool = True
 
@@ -135,6 +154,14 @@ class Oracle(ABC):
         """Return the Hessian of f at one point, (dim, dim), for theta (1, dim)."""
         rows = torch.eye(self.dim, dtype=theta.dtype, device=theta.device)
         return torch.func.jvp(lambda x: self.at(x).gradient, (theta.expand(rows.shape).contiguous(),), (rows,))[1]
+
+    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return E Sigma(theta), (dim, dim), for theta of this mean (dim,) and covariance (dim, dim).
+
+        Raises:
+            NotDeclared: if the oracle is not `linear`.
+        """
+        raise NotDeclared(f"{type(self).__name__} does not declare `mean_covariance`: its moments do not close.")
 
     def rescaled(self, kappa: float) -> Oracle:
         """Return the oracle with the noise variance divided by `kappa`: same f, same Sigma, same law."""
