@@ -1,4 +1,4 @@
-"""Checks for what users write themselves: does an oracle's noise have the moments that it declares?"""
+"""Does an oracle's noise have the moments that it declares?"""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from sdeadapt.oracles.noise import Noise, standard_normal
 from sdeadapt.oracles.sampling import Minibatch
 from sdeadapt.simulation.randomness import Purpose, SeedTree
 from sdeadapt.statistics.intervals import critical_value
+from sdeadapt.testing.comparison import Comparison
 
-__all__ = ["Comparison", "OracleMismatch", "OracleReport", "check_oracle"]
+__all__ = ["OracleMismatch", "OracleReport", "check_oracle"]
 
 _COORDINATES, _PROJECTIONS = 16, 8  # directions in which all second moments are compared
 
@@ -35,30 +36,6 @@ _SCALED = {_THIRD, _FOURTH, _RULE_COVARIANCE, _GIVEN_XI, _RESCALED}  # wrong as 
 
 class OracleMismatch(AssertionError):
     """An oracle disagrees with its own samples, or with itself; the message names every quantity that does."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One quantity that was compared.
-
-    Attributes:
-        name: of the quantity.
-        worst: where it deviates, in words.
-        deviation: the largest |z| (in standard errors), or the largest relative difference of an exact comparison.
-        limit: what the deviation must not exceed.
-        count: numbers that were compared.
-    """
-
-    name: str
-    worst: str
-    deviation: float
-    limit: float
-    count: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether the deviation is within the limit; NaN is not."""
-        return self.deviation <= self.limit
 
 
 @dataclass(frozen=True)
