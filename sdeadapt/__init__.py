@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdeadapt import methods, oracles, problems, testing, training
-    from sdeadapt.methods import SGD, Adam, RMSprop
+    from sdeadapt.methods import SGD, Adam, Momentum, RMSprop
     from sdeadapt.methods.base import ItoSDE, Method
     from sdeadapt.oracles.base import Oracle
     from sdeadapt.simulation.ensemble import simulate, solve
@@ -29,6 +29,7 @@ __all__ = [
     "Budget",
     "ItoSDE",
     "Method",
+    "Momentum",
     "Oracle",
     "RMSprop",
     "Run",
@@ -54,6 +55,7 @@ _HOMES = {
     "Budget": "verification.planning",
     "ItoSDE": "methods.base",
     "Method": "methods.base",
+    "Momentum": "methods",
     "Oracle": "oracles.base",
     "RMSprop": "methods",
     "Run": "simulation.run",

@@ -45,8 +45,12 @@ def set_averages(method: Any) -> None:
 
 
 def averages(method: Any) -> dict[str, float]:
-    """Return 1 − beta of every average of `method`, by the name of beta."""
-    return {name: getattr(method, _PREFIX + name) for name in _averages(method)}
+    """Return 1 − beta of every average of `method` that follows the batch size, by the name of beta.
+
+    Those that it names in `steady` forget in a fixed number of steps and stay as they are.
+    """
+    steady = getattr(method, "steady", ())
+    return {name: getattr(method, _PREFIX + name) for name in _averages(method) if name not in steady}
 
 
 def with_averages(method: M, weights: Mapping[str, float], kappa: float, **changes: Any) -> M:

@@ -46,17 +46,23 @@ class Method(ABC):
             name of the scaling, refined by `refine="step"` only.
         linear: `step` is linear in state and gradient together, with coefficients that do not depend on theta.
         second_order: the `refine` under which an SDE of order 2 is claimed; "" where there is none.
+        invertible: a Point holds all that the chain remembers. False where `to_point` drops what has no limit; then
+            `from_point` starts it afresh, and a run goes from State to State.
         elementwise: each component of theta is updated from the same component of g, m and v.
+        sees_density: its SDE depends on the density of the noise at 0, not on the covariance alone; SVAG keeps that
+            density for Gaussian noise only.
         bias_correction: the method starts from m = u = 0 and its SDE is singular at t = 0.
         schedule: multiplies lr, in the iteration and in the SDE; None is 1.
     """
 
     State: ClassVar[type]
     Point: ClassVar[type]
-    scaling: ClassVar[str] = "batch-equivalent"
+    scaling: str = "batch-equivalent"
     linear: ClassVar[bool] = False
     second_order: str = ""
+    invertible: bool = True
     elementwise: ClassVar[bool] = True
+    sees_density: ClassVar[bool] = False
     bias_correction: bool = False
     schedule: Schedule | None = None
     lr: float
@@ -96,7 +102,7 @@ class Method(ABC):
 
     @abstractmethod
     def from_point(self, point: Any, scale: float) -> Any:
-        """Return the raw state: the exact inverse of `to_point`."""
+        """Return the raw state: the exact inverse of `to_point` where the method is `invertible`."""
 
     @abstractmethod
     def initial(self, local: Local) -> Any:

@@ -11,12 +11,13 @@ from typing import Any
 from sdeadapt.checks import check_choice
 from sdeadapt.methods.adam import Adam
 from sdeadapt.methods.base import Method
+from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.rmsprop import RMSprop
 from sdeadapt.methods.sgd import SGD
 
 __all__ = ["METHODS", "build", "method", "plain_name"]
 
-METHODS: dict[str, type[Method]] = {"adam": Adam, "rmsprop": RMSprop, "sgd": SGD}
+METHODS: dict[str, type[Method]] = {"adam": Adam, "momentum": Momentum, "rmsprop": RMSprop, "sgd": SGD}
 
 
 def plain_name(name: str) -> str:

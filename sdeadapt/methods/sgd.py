@@ -1,4 +1,4 @@
-r"""Stochastic gradient descent, and its SDE of order 1."""
+r"""Stochastic gradient descent, and its SDEs of order 1 and 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdeadapt.checks import check_integer, check_positive
 from sdeadapt.methods.base import ItoSDE, Method, Schedule
-from sdeadapt.oracles.base import Local, Oracle
+from sdeadapt.oracles.base import Local, NotDeclared, Oracle
 
 __all__ = ["SGD", "SGDPoint", "SGDState"]
 
@@ -49,7 +49,7 @@ class SGD(Method):
         >>> method.rescaled(4.0).time_step
         0.4
 
-    Li, Tai, E 2019 (arXiv 1811.01558), Corollary of order 1; Li, Malladi, Arora 2021 (arXiv 2102.12470).
+    Li, Tai, E 2019 (arXiv 1811.01558), Corollaries of order 1 and 2; Li, Malladi, Arora 2021 (arXiv 2102.12470).
     """
 
     lr: float
@@ -57,6 +57,8 @@ class SGD(Method):
 
     State = SGDState
     Point = SGDPoint
+    linear = True
+    second_order = "step"
 
     def __post_init__(self) -> None:
         check_positive("lr", self.lr)
@@ -101,17 +103,28 @@ class SGD(Method):
     def sde(self, oracle: Oracle, order: int = 1) -> ItoSDE:
         r"""Return $d\theta = -\nabla f\,dt - \sqrt{\eta}\,\sigma S\,dW$ with $S S^T = \Sigma$, of weak order 1.
 
+        Order 2 has the drift $-\nabla(f + \tfrac\eta4|\nabla f|^2)$. It is claimed in the family with fixed noise
+        (`refine="step"`); where $\sigma\sqrt\eta$ is fixed instead, this SDE has order 1 as well.
+
         The noise has the iteration's sign: $dW = \sqrt h\,\xi$ for a gradient $\nabla f + \sigma S\xi$.
 
         Raises:
-            NotDeclared: if `order` is not 1.
+            NotDeclared: at order 2 with a schedule, and at other orders.
         """
-        if order != 1:
+        if order == 2 and self.schedule is not None:
+            raise NotDeclared(
+                "SGD has an SDE of order 2 at a constant lr only: the schedule would have to be differentiated. "
+                "Pass schedule=None, or order=1."
+            )
+        if order not in (1, 2):
             return super().sde(oracle, order)
         size = math.sqrt(self.lr) * oracle.scale
 
         def at(t: float, x: SGDPoint) -> tuple[SGDPoint, Callable[[Tensor], SGDPoint]]:
             local, factor = oracle.at(x.theta), self.factor(t)
-            return SGDPoint(-factor * local.gradient), lambda dw: SGDPoint(local.diffuse(dw) * (-factor * size))
+            slope = local.gradient
+            if order == 2:
+                slope = torch.add(slope, local.hessian_product(slope), alpha=self.lr / 2)
+            return SGDPoint(-factor * slope), lambda dw: SGDPoint(local.diffuse(dw) * (-factor * size))
 
         return ItoSDE(at, oracle.noise_dim, SGDPoint)

@@ -291,5 +291,5 @@ def test_adams_sde_is_singular_at_zero_only_with_bias_correction():
 
 @pytest.mark.parametrize("method", [SGD(0.1), RMSprop(0.1), Adam(0.1)])
 def test_other_orders_are_not_declared(method):
-    with pytest.raises(NotDeclared, match="has no SDE of order 2; pass one as `sde=`"):
-        method.sde(oracle(4.0), order=2)
+    with pytest.raises(NotDeclared, match="has no SDE of order 3; pass one as `sde=`"):
+        method.sde(oracle(4.0), order=3)
