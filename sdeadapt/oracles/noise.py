@@ -80,6 +80,14 @@ class Noise(ABC):
         """
         raise NotDeclared(f"{type(self).__name__} does not declare `nodes`, a quadrature rule for its law.")
 
+    def cdf(self, z: Tensor) -> Tensor:
+        """Return P(noise < z), componentwise, for a law without atoms.
+
+        Raises:
+            NotDeclared: if the law has none.
+        """
+        raise NotDeclared(f"{type(self).__name__} does not declare `cdf`, a continuous distribution function.")
+
 
 def _rule(z: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(z), torch.from_numpy(weights / weights.sum())
@@ -103,6 +111,10 @@ class Gaussian(Noise):
     def nodes(self, n: int) -> tuple[Tensor, Tensor]:
         """Return the Gauss–Hermite rule."""
         return _rule(*special.roots_hermitenorm(check_integer("n", n, minimum=2)))
+
+    def cdf(self, z: Tensor) -> Tensor:
+        """Return Phi(z)."""
+        return torch.special.ndtr(z)
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,10 @@ class Uniform(Noise):
         x, weights = special.roots_legendre(check_integer("n", n, minimum=2))
         return _rule(math.sqrt(3) * x, weights)
 
+    def cdf(self, z: Tensor) -> Tensor:
+        r"""Return $(1 + z/\sqrt 3)/2$, between 0 and 1."""
+        return (0.5 + z / math.sqrt(12)).clamp(0, 1)
+
 
 @dataclass(frozen=True)
 class Laplace(Noise):
@@ -192,6 +208,11 @@ class Laplace(Noise):
         x, weights = special.roots_laguerre(max(2, (check_integer("n", n, minimum=2) + 1) // 2))
         return _rule(np.concatenate([-x[::-1], x]) / math.sqrt(2), np.concatenate([weights[::-1], weights]))
 
+    def cdf(self, z: Tensor) -> Tensor:
+        r"""Return $e^{\sqrt 2 z}/2$ below 0, one less its mirror image above."""
+        tail = torch.exp(-math.sqrt(2) * z.abs()) / 2
+        return torch.where(z < 0, tail, 1 - tail)
+
 
 @dataclass(frozen=True)
 class ShiftedExponential(Noise):
@@ -207,6 +228,10 @@ class ShiftedExponential(Noise):
         """Return the Gauss–Laguerre rule."""
         x, weights = special.roots_laguerre(check_integer("n", n, minimum=2))
         return _rule(x - 1, weights)
+
+    def cdf(self, z: Tensor) -> Tensor:
+        """Return 1 - exp(-(z + 1)) above -1."""
+        return -torch.expm1(-(z + 1).clamp_min(0))
 
 
 @dataclass(frozen=True)
@@ -268,6 +293,18 @@ class StudentT(Noise):
         gap = 1 - x**2
         return _rule(math.sqrt(self.df - 2) * x / np.sqrt(gap), weights * gap**k)
 
+    def cdf(self, z: Tensor) -> Tensor:
+        r"""Return Student's distribution function, to 1e-11: Phi(xi), where xi/y is a polynomial in $y^2/(y^2 + 24)$."""
+        ratio = (z.square() / (self.df - 2)).clamp_min(1e-30)  # t^2/nu; at 0 it has a derivative this way
+        wallace = torch.log1p(ratio)
+        s = (self.df * wallace).clamp(max=_EDGE**2)
+        s = s / (s + _BEND) * (2 / _S_EDGE) - 1
+        first, *rest = _normal_ratio(self.df)
+        slope = torch.full_like(s, first)
+        for coefficient in rest:
+            slope = slope * s + coefficient
+        return torch.special.ndtr(z * torch.sqrt(wallace / ratio) * (slope / math.sqrt(1 - 2 / self.df)))
+
 
 _EDGE, _BEND, _TERMS = 9.0, 24.0, 20  # normals beyond the edge, of probability 2e-19, keep its ratio
 _S_EDGE = _EDGE**2 / (_EDGE**2 + _BEND)
@@ -284,6 +321,18 @@ def _wallace_ratio(df: float) -> tuple[float, ...]:
     tail = special.stdtrit(df, special.ndtr(-np.maximum(xi, 1)))
     y = np.sqrt(df * np.where(xi < 1, -np.log1p(-centre), np.log1p(tail**2 / df)))
     chebyshev = np.polynomial.chebyshev.chebfit(points, y / xi, _TERMS - 1)
+    return tuple(float(c) for c in np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1])
+
+
+@lru_cache(maxsize=64)
+def _normal_ratio(df: float) -> tuple[float, ...]:
+    """Return the same for the inverse map: the coefficients of xi/y at the coordinate y of Student's t."""
+    points = np.cos(np.pi * (np.arange(_TERMS) + 0.5) / _TERMS)
+    s = _S_EDGE * (1 + points) / 2
+    y = np.sqrt(_BEND * s / (1 - s))
+    centre = math.sqrt(2) * special.erfinv(special.betainc(0.5, df / 2, -np.expm1(-(np.minimum(y, 1) ** 2) / df)))
+    tail = -special.ndtri(special.betainc(df / 2, 0.5, np.exp(-(np.maximum(y, 1) ** 2) / df)) / 2)
+    chebyshev = np.polynomial.chebyshev.chebfit(points, np.where(y < 1, centre, tail) / y, _TERMS - 1)
     return tuple(float(c) for c in np.polynomial.chebyshev.cheb2poly(chebyshev)[::-1])
 
 

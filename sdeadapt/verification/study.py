@@ -61,6 +61,12 @@ def check_family(method: Method, oracle: Oracle, refine: Refine) -> None:
             raise ValueError(
                 f"`refine` must be 'step' under scaling={method.scaling!r}, whose SDE depends on h; got {refine!r}."
             )
+        if refine == "svag" and method.sees_density and not oracle.gaussian:
+            raise ValueError(
+                f"`refine` must not be 'svag' for {type(method).__name__} unless the noise is Gaussian: mixing two draws "
+                "keeps the covariance, but not the density of the noise at 0, which the mean of a sign depends on. Use "
+                "refine='noise' or 'step'."
+            )
     if not oracle.independent:
         raise ValueError(
             "Draws over reshuffled epochs have no independent increments, hence no Ito SDE: SVAG and `verify` refuse "
