@@ -60,7 +60,7 @@ class Amplified(Oracle):
                 f"variance; got {type(self.oracle).__name__} with independent=False. Sample with replacement."
             )
         object.__setattr__(self, "scale", math.sqrt(self.refinement) * self.oracle.scale)
-        for name in ("dim", "noise_dim", "couples", "gaussian", "additive", "heavy"):
+        for name in ("dim", "noise_dim", "couples", "gaussian", "additive", "linear", "heavy"):
             object.__setattr__(self, name, getattr(self.oracle, name))
 
     @property
@@ -112,6 +112,16 @@ class Amplified(Oracle):
     def hessian(self, theta: Tensor) -> Tensor:
         """Return the base oracle's Hessian."""
         return self.oracle.hessian(theta)
+
+    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return the base oracle's: Sigma is the same."""
+        return self.oracle.mean_covariance(mean, covariance)
+
+    def noise_moments(self) -> tuple[float, float]:
+        """Return those of (r1 z1 + r2 z2) / √r."""
+        third, fourth = self.oracle.noise_moments()
+        shares = [w / math.sqrt(self.refinement) for w in self.weights]
+        return third * sum(s**3 for s in shares), 3 + (fourth - 3) * sum(s**4 for s in shares)
 
     def rescaled(self, kappa: float) -> Amplified:
         """Return it with the noise variance divided by `kappa`."""

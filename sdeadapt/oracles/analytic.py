@@ -75,6 +75,10 @@ class _Analytic(Oracle):
         grid = torch.cartesian_prod(*[torch.arange(len(z))] * self.noise_dim).reshape(-1, self.noise_dim)
         return z[grid].to(self.root), weights[grid].prod(-1).to(self.root)
 
+    def noise_moments(self) -> tuple[float, float]:
+        """Return the law's third and fourth moment."""
+        return self.noise.third, self.noise.fourth
+
     def rescaled(self: A, kappa: float) -> A:
         """Return the problem with the noise variance divided by `kappa`."""
         return copy.copy(self)._set(scale=self.scale / math.sqrt(check_positive("kappa", kappa)))
@@ -172,6 +176,7 @@ class Quadratic(_Analytic):
     minimum: Tensor
 
     additive = True
+    linear = True
 
     def __init__(
         self,
@@ -199,6 +204,10 @@ class Quadratic(_Analytic):
     def hessian(self, theta: Tensor) -> Tensor:
         """Return H, whatever `theta`."""
         return self.curvature
+
+    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return Sigma, whatever the law of theta."""
+        return self.covariance
 
 
 class _LocalQuadratic(Local):
@@ -258,6 +267,8 @@ class MultiplicativeNoise(_Analytic):
     eigenvalues: Tensor
     root: Tensor  # Q
 
+    linear = True
+
     def __init__(
         self,
         eigenvalues: Values,
@@ -287,6 +298,11 @@ class MultiplicativeNoise(_Analytic):
     def hessian(self, theta: Tensor) -> Tensor:
         """Return Q D Q^T, whatever `theta`."""
         return self.root * self.eigenvalues @ self.root.T
+
+    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return Q diag(E y^2) Q^T, (dim, dim)."""
+        second = (mean @ self.root).square() + ((covariance @ self.root) * self.root).sum(0)
+        return self.root * second @ self.root.T
 
 
 class _LocalMultiplicative(Local):

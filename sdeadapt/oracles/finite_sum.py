@@ -247,6 +247,8 @@ class LinearRegression(_Regression):
     sampling: str = "replacement"
     root: str = "auto"
 
+    linear = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", self.targets.to(self.features))
         self._set(self.targets, "targets")
@@ -265,6 +267,18 @@ class LinearRegression(_Regression):
 
     def _turn(self, z: Tensor, dz: Tensor) -> Tensor:
         return dz
+
+    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Return E Sigma, (dim, dim), at the cost of examples x dim^2: from E q^2 and the gradient's second moment."""
+        x, n = self.features, self.examples
+        q = x @ mean - self.targets
+        square = q.square() + ((x @ covariance) * x).sum(1)
+        gradient, hessian = q @ x / n, self._gram
+        return x.T @ (square[:, None] * x) / n - hessian @ covariance @ hessian - torch.outer(gradient, gradient)
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        return self.features.T @ self.features / self.examples
 
 
 @dataclass(frozen=True, eq=False)
