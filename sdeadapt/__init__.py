@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdeadapt import methods, oracles, problems, testing, training
-    from sdeadapt.methods import SGD, Adam, Momentum, RMSprop
+    from sdeadapt.methods import SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, RMSprop, RMSpropW
     from sdeadapt.methods.base import ItoSDE, Method
     from sdeadapt.oracles.base import Oracle
     from sdeadapt.simulation.ensemble import simulate, solve
@@ -19,23 +19,31 @@ if TYPE_CHECKING:
     from sdeadapt.verification import rules
     from sdeadapt.verification.compare import compare
     from sdeadapt.verification.decision import Verdict
+    from sdeadapt.verification.local_error import local_error
     from sdeadapt.verification.planning import Budget
     from sdeadapt.verification.scaling_rule import verify_scaling
     from sdeadapt.verification.weak_error import verify
 
 __all__ = [
     "SGD",
+    "Adadelta",
+    "Adagrad",
     "Adam",
+    "AdamW",
     "Budget",
     "ItoSDE",
     "Method",
     "Momentum",
     "Oracle",
     "RMSprop",
+    "RMSpropW",
     "Run",
+    "SignSGD",
+    "Signum",
     "Verdict",
     "compare",
     "load",
+    "local_error",
     "methods",
     "oracles",
     "problems",
@@ -51,16 +59,23 @@ __all__ = [
 
 _HOMES = {
     "SGD": "methods",
+    "Adadelta": "methods",
+    "Adagrad": "methods",
     "Adam": "methods",
+    "AdamW": "methods",
     "Budget": "verification.planning",
     "ItoSDE": "methods.base",
     "Method": "methods.base",
     "Momentum": "methods",
     "Oracle": "oracles.base",
     "RMSprop": "methods",
+    "RMSpropW": "methods",
     "Run": "simulation.run",
+    "SignSGD": "methods",
+    "Signum": "methods",
     "Verdict": "verification.decision",
     "compare": "verification.compare",
+    "local_error": "verification.local_error",
     "simulate": "simulation.ensemble",
     "solve": "simulation.ensemble",
     "verify": "verification.weak_error",
@@ -70,6 +85,7 @@ _HOMES = {
 _MODULES = {"rules": "verification.rules"}
 _REPORTS = (
     "sdeadapt.verification.report",
+    "sdeadapt.verification.local_error_report",
     "sdeadapt.verification.self_reference",
     "sdeadapt.verification.comparison_report",
     "sdeadapt.verification.scaling_report",

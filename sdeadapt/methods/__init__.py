@@ -1,11 +1,33 @@
 """Optimizers: iteration, rescaling and SDE side by side, one file each."""
 
+from sdeadapt.methods.adadelta import Adadelta
+from sdeadapt.methods.adagrad import Adagrad
 from sdeadapt.methods.adam import Adam
+from sdeadapt.methods.adamw import AdamW, RMSpropW
 from sdeadapt.methods.base import ItoSDE, Method, Schedule
 from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.registry import METHODS, method
 from sdeadapt.methods.rmsprop import RMSprop
 from sdeadapt.methods.sgd import SGD
+from sdeadapt.methods.sign_sgd import SignSGD
+from sdeadapt.methods.signum import Signum
 from sdeadapt.methods.torch_optimizer import from_torch
 
-__all__ = ["METHODS", "SGD", "Adam", "ItoSDE", "Method", "Momentum", "RMSprop", "Schedule", "from_torch", "method"]
+__all__ = [
+    "METHODS",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "ItoSDE",
+    "Method",
+    "Momentum",
+    "RMSprop",
+    "RMSpropW",
+    "Schedule",
+    "SignSGD",
+    "Signum",
+    "from_torch",
+    "method",
+]

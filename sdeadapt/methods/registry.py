@@ -10,6 +10,7 @@ from typing import Any
 
 from sdeadapt.checks import check_choice
 from sdeadapt.methods.adam import Adam
+from sdeadapt.methods.adamw import AdamW, RMSpropW
 from sdeadapt.methods.base import Method
 from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.rmsprop import RMSprop
@@ -17,7 +18,14 @@ from sdeadapt.methods.sgd import SGD
 
 __all__ = ["METHODS", "build", "method", "plain_name"]
 
-METHODS: dict[str, type[Method]] = {"adam": Adam, "momentum": Momentum, "rmsprop": RMSprop, "sgd": SGD}
+METHODS: dict[str, type[Method]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmspropw": RMSpropW,
+    "momentum": Momentum,
+    "rmsprop": RMSprop,
+    "sgd": SGD,
+}
 
 
 def plain_name(name: str) -> str:
