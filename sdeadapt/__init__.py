@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdeadapt import methods, oracles, problems, testing, training
-    from sdeadapt.methods import SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, RMSprop, RMSpropW
+    from sdeadapt.methods import SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, RMSprop, RMSpropW, SignSGD, Signum
     from sdeadapt.methods.base import ItoSDE, Method
     from sdeadapt.oracles.base import Oracle
     from sdeadapt.simulation.ensemble import simulate, solve

@@ -9,22 +9,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdeadapt.checks import check_choice
+from sdeadapt.methods.adadelta import Adadelta
+from sdeadapt.methods.adagrad import Adagrad
 from sdeadapt.methods.adam import Adam
 from sdeadapt.methods.adamw import AdamW, RMSpropW
 from sdeadapt.methods.base import Method
 from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.rmsprop import RMSprop
 from sdeadapt.methods.sgd import SGD
+from sdeadapt.methods.sign_sgd import SignSGD
+from sdeadapt.methods.signum import Signum
 
 __all__ = ["METHODS", "build", "method", "plain_name"]
 
 METHODS: dict[str, type[Method]] = {
+    "adadelta": Adadelta,
+    "adagrad": Adagrad,
     "adam": Adam,
     "adamw": AdamW,
     "rmspropw": RMSpropW,
     "momentum": Momentum,
     "rmsprop": RMSprop,
     "sgd": SGD,
+    "signsgd": SignSGD,
+    "signum": Signum,
 }
 
 
