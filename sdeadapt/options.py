@@ -32,7 +32,8 @@ class Options:
         problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled; or package.module:function,
             which returns a Problem.
         problem_set: options of the problem, e.g. batch_size=16.
-        method: sgd, momentum, rmsprop, adam; or package.module:Class. By default the one that the problem suggests.
+        method: sgd, momentum, rmsprop, rmspropw, adam, adamw; or package.module:Class. By default the one that the
+            problem suggests.
         set: hyper-parameters, e.g. lr=.1 beta=.99; those left out are the ones that the problem suggests.
         horizon: SDE time at the end; by default the problem's.
         steps: the same in steps of the method.
@@ -104,6 +105,8 @@ class VerifyOptions(SdeOptions):
         precision: standard error at the finest level as a share of the error expected there (0.065); or
         seconds: of one worker.
         dry_run: run the pilot, print the plan and stop.
+        local: compare the moments of one iteration instead, term by term: which one is wrong, and at which power of
+            the step. Draws nothing, and takes small problems only.
     """
 
     order: int = 1
@@ -115,6 +118,7 @@ class VerifyOptions(SdeOptions):
     precision: float | None = None
     seconds: float | None = None
     dry_run: bool = False
+    local: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle, Stream
 from sdeadapt.oracles.finite_sum import LinearRegression, LogisticRegression
 from sdeadapt.oracles.functions import FromFunctions
 from sdeadapt.oracles.noise import Gaussian, Laplace, Noise, ShiftedExponential, StudentT, TwoPoint, Uniform
+from sdeadapt.oracles.penalised import Penalised
 
 __all__ = [
     "Amplified",
@@ -20,6 +21,7 @@ __all__ = [
     "Noise",
     "NotDeclared",
     "Oracle",
+    "Penalised",
     "Quadratic",
     "Rippled",
     "ShiftedExponential",
