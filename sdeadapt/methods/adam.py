@@ -1,4 +1,4 @@
-r"""Adam and its SDE."""
+r"""Adam and its SDEs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdeadapt.checks import check_choice, check_integer, check_positive
-from sdeadapt.methods.averages import bias_correction, denominator, from_u, rescaled_averages, set_averages, to_u
-from sdeadapt.methods.base import ItoSDE, Method, Schedule
+from sdeadapt.methods.adaptive import Adaptive
+from sdeadapt.methods.averages import bias_correction, denominator, from_u, to_u
+from sdeadapt.methods.base import ItoSDE, Schedule
 from sdeadapt.oracles.base import Local, Oracle
 
 __all__ = ["Adam", "AdamPoint", "AdamState"]
@@ -35,8 +35,8 @@ class AdamPoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adam(Method):
-    r"""Adam; one iteration advances the time step h = lr².
+class Adam(Adaptive):
+    r"""Adam; one iteration advances the time step h = lr², or lr in the ballistic scaling.
 
     $m_{k+1} = \beta_1 m_k + (1-\beta_1) g_k, \quad v_{k+1} = \beta_2 v_k + (1-\beta_2) g_k^2, \quad
     \theta_{k+1} = \theta_k - \eta\, \hat m_{k+1} / (\sqrt{\hat v_{k+1}} + \epsilon)$ with
@@ -44,7 +44,7 @@ class Adam(Method):
     and then leaves theta where it is at k = 0. Both have the same SDE.
 
     Batch-size rule (square root): $\eta \to \sqrt\kappa\,\eta$, $1-\beta_i \to \kappa(1-\beta_i)$,
-    $\epsilon \to \epsilon/\sqrt\kappa$.
+    $\epsilon \to \epsilon/\sqrt\kappa$. The ballistic scaling has none.
 
     Args:
         lr: learning rate, positive.
@@ -54,6 +54,7 @@ class Adam(Method):
         denominator: "new" divides by the root of v_{k+1}, as torch does; "old" by that of v_k, as the theorem does.
         bias_correction: False uses m and v as they are.
         schedule: SDE time -> factor of lr in the theta equation, in the iteration and in the SDE; None is 1.
+        scaling: as h falls, "batch-equivalent" has the noise grow, "ballistic" keeps it; see `Adaptive`.
 
     Attributes:
         one_minus_beta1: 1 − beta1, which the method computes with and `rescaled` carries exactly.
@@ -80,35 +81,12 @@ class Adam(Method):
     denominator: str = "new"
     bias_correction: bool = True
     schedule: Schedule | None = None
+    scaling: str = "batch-equivalent"
     one_minus_beta1: float = field(init=False)
     one_minus_beta2: float = field(init=False)
 
     State = AdamState
     Point = AdamPoint
-
-    def __post_init__(self) -> None:
-        check_positive("lr", self.lr)
-        check_positive("eps", self.eps, zero=True)
-        check_choice("denominator", self.denominator, ("new", "old"))
-        set_averages(self)
-
-    @property
-    def time_step(self) -> float:
-        """The time step h = lr²."""
-        return self.lr**2
-
-    def refinement(self, multiplier: int) -> int:
-        """Return r = multiplier²."""
-        return check_integer("multiplier", multiplier) ** 2
-
-    def rescaled(self, kappa: float) -> Adam:
-        """Return the method for a batch `kappa` times as large.
-
-        Raises:
-            ValueError: if `kappa` is not positive, or not below 1 / (1 − beta1) and 1 / (1 − beta2).
-        """
-        root = math.sqrt(check_positive("kappa", kappa))
-        return rescaled_averages(self, kappa, lr=self.lr * root, eps=self.eps / root)
 
     def init(self, theta: Tensor) -> AdamState:
         """Return torch's start at theta, (paths, dim): m = v = 0."""
@@ -144,19 +122,28 @@ class Adam(Method):
         return AdamPoint(local.theta, zero, zero if self.bias_correction else local.covariance_diagonal)
 
     def sde(self, oracle: Oracle, order: int = 1) -> ItoSDE:
-        r"""Return the SDE of Definition 4.4, of weak order 1, from some t > 0 on where the bias is corrected.
+        r"""Return the SDE of Definition 4.4, of weak order 1, or one of order 2. With bias correction t > 0.
 
         $d\theta = -(\sqrt{\gamma_2}/\gamma_1)\, P^{-1} m\,dt, \quad
         dm = c_1(\nabla f - m)\,dt + \sigma_0 c_1 S\,dW, \quad du = c_2(\mathrm{diag}\,\Sigma - u)\,dt$, where
         $P = \sigma_0\sqrt u + \epsilon_0\sqrt{\gamma_2}$, $\sigma_0 = \sigma\eta$, $\epsilon_0 = \epsilon\eta$,
         $c_i = (1-\beta_i)/h$, and $\gamma_i = 1 - e^{-c_i t}$, or 1 without bias correction.
+        In the ballistic scaling it is the ODE without $S\,dW$, where $\sigma_0 = \sigma$, $\epsilon_0 = \epsilon$, and
+        u tends to $\mathrm{diag}\,\Sigma + |\nabla f|^2/\sigma^2$ (Barakat, Bianchi 2021, arXiv 1810.02263).
+
+        Order 2, for constant diagonal Sigma, is that of `second_order.adam_sde`; it depends on h, and u has a
+        Brownian motion of its own.
 
         Raises:
-            NotDeclared: if `order` is not 1.
+            NotDeclared: if `order` is neither 1 nor 2; at order 2, if Sigma or the law of the noise does not allow it.
         """
+        if order == 2:
+            from sdeadapt.methods.second_order import adam_sde  # it imports this class
+
+            return adam_sde(self, oracle)
         if order != 1:
             return super().sde(oracle, order)
-        sigma0, eps0 = oracle.scale * self.lr, self.eps * self.lr
+        sigma0, eps0 = self.fixed(oracle.scale)
         c1, c2 = self.one_minus_beta1 / self.time_step, self.one_minus_beta2 / self.time_step
 
         def at(t: float, x: AdamPoint) -> tuple[AdamPoint, Callable[[Tensor], AdamPoint]]:
@@ -173,8 +160,10 @@ class Adam(Method):
             drift = AdamPoint(
                 (x.m / p).mul_(-self.factor(t) * root2 / gamma1),
                 (local.gradient - x.m).mul_(c1),
-                (local.covariance_diagonal - x.u).mul_(c2),
+                (self.mean_square(local, oracle.scale) - x.u).mul_(c2),
             )
+            if self.ballistic:
+                return drift, lambda dw: AdamPoint(None, None, None)  # type: ignore[arg-type]
             return drift, lambda dw: AdamPoint(None, local.diffuse(dw) * (sigma0 * c1), None)  # type: ignore[arg-type]
 
         return ItoSDE(at, oracle.noise_dim, AdamPoint)

@@ -83,7 +83,7 @@ def rescaled_averages(method: M, kappa: float, **changes: Any) -> M:
     return with_averages(method, {name: kappa * w for name, w in averages(method).items()}, kappa, **changes)
 
 
-def bias_correction(one_minus_beta: float, steps: int) -> float:
+def bias_correction(one_minus_beta: float, steps: float) -> float:
     r"""Return $1 - \beta^{\text{steps}}$, without cancellation."""
     return -math.expm1(steps * math.log1p(-one_minus_beta))
 

@@ -1,8 +1,7 @@
-r"""RMSprop and its SDE."""
+r"""RMSprop and its SDEs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdeadapt.checks import check_choice, check_integer, check_positive
-from sdeadapt.methods.averages import denominator, from_u, rescaled_averages, set_averages, to_u
-from sdeadapt.methods.base import ItoSDE, Method, Schedule
+from sdeadapt.methods.adaptive import Adaptive
+from sdeadapt.methods.averages import denominator, from_u, to_u
+from sdeadapt.methods.base import ItoSDE, Schedule
 from sdeadapt.oracles.base import Local, Oracle
 
 __all__ = ["RMSprop", "RMSpropPoint", "RMSpropState"]
@@ -33,14 +32,14 @@ class RMSpropPoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RMSprop(Method):
-    r"""RMSprop; one iteration advances the time step h = lr².
+class RMSprop(Adaptive):
+    r"""RMSprop; one iteration advances the time step h = lr², or lr in the ballistic scaling.
 
     $v_{k+1} = \beta v_k + (1-\beta) g_k^2, \quad \theta_{k+1} = \theta_k - \eta\, g_k / (\sqrt{v_{k+1}} + \epsilon)$,
     without bias correction; the theorem has $v_k$ in the denominator. Both have the same SDE.
 
     Batch-size rule (square root): $\eta \to \sqrt\kappa\,\eta$, $1-\beta \to \kappa(1-\beta)$,
-    $\epsilon \to \epsilon/\sqrt\kappa$.
+    $\epsilon \to \epsilon/\sqrt\kappa$. The ballistic scaling has none.
 
     Args:
         lr: learning rate, positive.
@@ -48,6 +47,7 @@ class RMSprop(Method):
         eps: added to the root, not under it; not negative.
         denominator: "new" divides by the root of v_{k+1}, as torch does; "old" by that of v_k, as the theorem does.
         schedule: SDE time -> factor of lr in the theta equation, in the iteration and in the SDE; None is 1.
+        scaling: as h falls, "batch-equivalent" has the noise grow, "ballistic" keeps it; see `Adaptive`.
 
     Attributes:
         one_minus_beta: 1 − beta, which the method computes with and `rescaled` carries exactly.
@@ -71,34 +71,11 @@ class RMSprop(Method):
     eps: float = 1e-8
     denominator: str = "new"
     schedule: Schedule | None = None
+    scaling: str = "batch-equivalent"
     one_minus_beta: float = field(init=False)
 
     State = RMSpropState
     Point = RMSpropPoint
-
-    def __post_init__(self) -> None:
-        check_positive("lr", self.lr)
-        check_positive("eps", self.eps, zero=True)
-        check_choice("denominator", self.denominator, ("new", "old"))
-        set_averages(self)
-
-    @property
-    def time_step(self) -> float:
-        """The time step h = lr²."""
-        return self.lr**2
-
-    def refinement(self, multiplier: int) -> int:
-        """Return r = multiplier²."""
-        return check_integer("multiplier", multiplier) ** 2
-
-    def rescaled(self, kappa: float) -> RMSprop:
-        """Return the method for a batch `kappa` times as large.
-
-        Raises:
-            ValueError: if `kappa` is not positive, or not below 1 / (1 − beta).
-        """
-        root = math.sqrt(check_positive("kappa", kappa))
-        return rescaled_averages(self, kappa, lr=self.lr * root, eps=self.eps / root)
 
     def init(self, theta: Tensor) -> RMSpropState:
         """Return torch's start at theta, (paths, dim): v = 0."""
@@ -123,23 +100,34 @@ class RMSprop(Method):
         return RMSpropPoint(local.theta, local.covariance_diagonal)
 
     def sde(self, oracle: Oracle, order: int = 1) -> ItoSDE:
-        r"""Return the SDE of Definition 4.1, of weak order 1.
+        r"""Return the SDE of Definition 4.1, of weak order 1, or one of order 2.
 
         $d\theta = -P^{-1}(\nabla f\,dt + \sigma_0 S\,dW), \quad du = c\,(\mathrm{diag}\,\Sigma - u)\,dt$, where
         $P = \sigma_0\sqrt u + \epsilon_0$, $\sigma_0 = \sigma\eta$, $\epsilon_0 = \epsilon\eta$, $c = (1-\beta)/h$.
+        In the ballistic scaling it is the ODE without $S\,dW$, where $\sigma_0 = \sigma$, $\epsilon_0 = \epsilon$, and
+        u tends to $\mathrm{diag}\,\Sigma + |\nabla f|^2/\sigma^2$.
+
+        Order 2, for constant diagonal Sigma, is that of `second_order.rmsprop_sde`; it depends on h, and u has a
+        Brownian motion of its own.
 
         Raises:
-            NotDeclared: if `order` is not 1.
+            NotDeclared: if `order` is neither 1 nor 2; at order 2, if Sigma or the law of the noise does not allow it.
         """
+        if order == 2:
+            from sdeadapt.methods.second_order import rmsprop_sde  # it imports this class
+
+            return rmsprop_sde(self, oracle)
         if order != 1:
             return super().sde(oracle, order)
-        sigma0, eps0, c = oracle.scale * self.lr, self.eps * self.lr, self.one_minus_beta / self.time_step
+        (sigma0, eps0), c = self.fixed(oracle.scale), self.one_minus_beta / self.time_step
 
         def at(t: float, x: RMSpropPoint) -> tuple[RMSpropPoint, Callable[[Tensor], RMSpropPoint]]:
             local = oracle.at(x.theta)
             p = x.u.clamp_min(0).sqrt_().mul_(sigma0).add_(eps0)  # u < 0 only by the solver's error
             rate = p.reciprocal_().mul_(-self.factor(t))
-            drift = RMSpropPoint(local.gradient * rate, (local.covariance_diagonal - x.u).mul_(c))
+            drift = RMSpropPoint(local.gradient * rate, (self.mean_square(local, oracle.scale) - x.u).mul_(c))
+            if self.ballistic:
+                return drift, lambda dw: RMSpropPoint(None, None)  # type: ignore[arg-type]
             return drift, lambda dw: RMSpropPoint((local.diffuse(dw) * rate).mul_(sigma0), None)  # type: ignore[arg-type]
 
         return ItoSDE(at, oracle.noise_dim, RMSpropPoint)

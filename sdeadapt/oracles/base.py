@@ -71,19 +71,21 @@ class Local:
 
     def hessian_product(self, v: Tensor) -> Tensor:
         """Return H(theta) v, (paths, dim), for v (paths, dim): the derivative of the gradient along v."""
-        return torch.func.jvp(lambda x: self.oracle.at(x).gradient, (self.theta,), (v,))[1]
+        at = (self.theta.contiguous(),), (v.contiguous(),)  # rows may be expanded
+        return torch.func.jvp(lambda x: self.oracle.at(x).gradient, *at)[1]
 
     def third_contraction(self, weights: Tensor) -> Tensor:
         r"""Return $\sum_i w_i\,\partial_i^2\nabla f$, (paths, dim), for weights (paths, dim): dim products."""
-        found = torch.zeros_like(self.theta)
-        for i in range(self.theta.shape[-1]):
-            axis = torch.zeros_like(self.theta)
+        theta = self.theta.contiguous()  # rows may be expanded
+        found = torch.zeros_like(theta)
+        for i in range(theta.shape[-1]):
+            axis = torch.zeros_like(theta)
             axis[:, i] = 1
 
             def along(x: Tensor, axis: Tensor = axis) -> Tensor:
                 return self.oracle.at(x).hessian_product(axis)
 
-            found = found + weights[:, i : i + 1] * torch.func.jvp(along, (self.theta,), (axis,))[1]
+            found = found + weights[:, i : i + 1] * torch.func.jvp(along, (theta,), (axis,))[1]
         return found
 
 
@@ -162,6 +164,14 @@ class Oracle(ABC):
             NotDeclared: if the oracle is not `linear`.
         """
         raise NotDeclared(f"{type(self).__name__} does not declare `mean_covariance`: its moments do not close.")
+
+    def noise_moments(self) -> tuple[float, float]:
+        """Return (E z^3, E z^4) of the independent noise components z, of mean 0 and variance 1.
+
+        Raises:
+            NotDeclared: if the oracle declares none.
+        """
+        raise NotDeclared(f"{type(self).__name__} does not declare `noise_moments`, E z^3 and E z^4 of its noise.")
 
     def rescaled(self, kappa: float) -> Oracle:
         """Return the oracle with the noise variance divided by `kappa`: same f, same Sigma, same law."""

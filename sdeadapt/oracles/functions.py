@@ -169,6 +169,10 @@ class FunctionOracle(Oracle):
         z, weights = self.noise.nodes(n)
         return z[:, None].to(self.like), weights.to(self.like)
 
+    def noise_moments(self) -> tuple[float, float]:
+        """Return the law's third and fourth moment."""
+        return self.noise.third, self.noise.fourth
+
     def to(self, device: str | torch.device, dtype: torch.dtype) -> FunctionOracle:
         """Return it for theta on `device`, in `dtype`; tensors inside the functions stay where they are."""
         return replace(self, like=self.like.to(device, dtype))
