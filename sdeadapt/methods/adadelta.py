@@ -63,8 +63,8 @@ class Adadelta(Method):
         >>> round(float(state.theta), 4), round(float(state.v), 4), round(float(state.q), 4)
         (0.6877, 0.4, 0.0098)
 
-    Zeiler 2012 (arXiv 1212.5701). SDE and batch-size rule are derived here, in the setting of Malladi et al. 2022 (arXiv
-    2205.10287).
+    Zeiler 2012 (arXiv 1212.5701). SDE and batch-size rule are derived here, in the setting of Malladi et al. 2022
+    (arXiv 2205.10287).
     """
 
     lr: float = 1.0
@@ -125,8 +125,9 @@ class Adadelta(Method):
         r"""Return the SDE of weak order 1.
 
         $d\theta = -\sqrt{(q + \epsilon)/u}\,(\nabla f\,dt/\sigma_0 + S\,dW), \quad
-        du = c\,(\mathrm{diag}\,\Sigma - u)\,dt, \quad dq = c\,\big((q + \epsilon)\,\mathrm{diag}\,\Sigma/u - q\big)\,dt$,
-        where $\sigma_0 = \sigma\eta$ and $c = (1-\rho)/h$.
+        du = c\,(\mathrm{diag}\,\Sigma - u)\,dt, \quad
+        dq = c\,\big((q + \epsilon)\,\mathrm{diag}\,\Sigma/u - q\big)\,dt$, where
+        $\sigma_0 = \sigma\eta$ and $c = (1-\rho)/h$.
 
         Raises:
             ValueError: if the oracle's scale is 0.

@@ -120,7 +120,7 @@ class SignSGD(Method):
         return SignSGDPoint(local.theta)
 
     def sde(self, oracle: Oracle, order: int = 1) -> ItoSDE:
-        r"""Return the SDE of weak order 1, for a noise whose standard deviations $s = \sqrt{\mathrm{diag}\,\Sigma}$ > 0.
+        r"""Return the SDE of weak order 1, for a noise with $s = \sqrt{\mathrm{diag}\,\Sigma}$ > 0.
 
         Where noise dominates, for Gaussian noise: with $\sigma_0 = \sigma\eta$,
         $$d\theta = -\sqrt{2/\pi}\,\nabla f/(\sigma_0 s)\,dt - R\,dW,\quad

@@ -40,7 +40,8 @@ class Signum(Method):
 
     Batch-size rule (square root): $\eta \to \sqrt\kappa\,\eta$, $\beta$ unchanged. It keeps the law of theta where
     Gaussian noise dominates: for independent components, theta then moves like
-    $$d\theta = -\sqrt{\tfrac2\pi\,\tfrac{1+\beta}{1-\beta}}\,\frac{\nabla f}{\sigma\eta\sqrt{\mathrm{diag}\,\Sigma}}\,dt
+    $$d\theta = -\sqrt{\tfrac2\pi\,\tfrac{1+\beta}{1-\beta}}\,
+      \frac{\nabla f}{\sigma\eta\sqrt{\mathrm{diag}\,\Sigma}}\,dt
       - \Big(\sum_{j \in \mathbb Z}\tfrac2\pi\arcsin\beta^{|j|}\Big)^{1/2} dW.$$
 
     Args:
@@ -123,7 +124,7 @@ class Signum(Method):
             NotDeclared: always.
         """
         raise NotDeclared(
-            "Signum has no SDE in (theta, m): with 1 - beta in proportion to h, m is of order 1 and changes in SDE time, "
-            "so that theta moves by sqrt(h) sign(m) in each step of h, at a speed of 1/sqrt(h); with beta fixed, m has "
-            "no limit, as its noise grows with sigma. Simulate and compare it without one, or pass an SDE as `sde=`."
+            "Signum has no SDE in (theta, m): with 1 - beta in proportion to h, m is of order 1 and changes in SDE "
+            "time, so that theta moves by sqrt(h) sign(m) in each step of h, at a speed of 1/sqrt(h); with beta fixed, "
+            "m has no limit, as its noise grows. Simulate and compare it without one, or pass an SDE as `sde=`."
         )

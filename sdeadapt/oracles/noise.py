@@ -294,7 +294,7 @@ class StudentT(Noise):
         return _rule(math.sqrt(self.df - 2) * x / np.sqrt(gap), weights * gap**k)
 
     def cdf(self, z: Tensor) -> Tensor:
-        r"""Return Student's distribution function, to 1e-11: Phi(xi), where xi/y is a polynomial in $y^2/(y^2 + 24)$."""
+        r"""Return the distribution function, to 1e-11: Phi(xi), where xi/y is a polynomial in $y^2/(y^2 + 24)$."""
         ratio = (z.square() / (self.df - 2)).clamp_min(1e-30)  # t^2/nu; at 0 it has a derivative this way
         wallace = torch.log1p(ratio)
         s = (self.df * wallace).clamp(max=_EDGE**2)
