@@ -17,6 +17,7 @@ from torch import Tensor
 from sdeadapt.methods.base import ItoSDE
 from sdeadapt.oracles.base import Oracle
 from sdeadapt.verification.affine import TOLERANCE, Law, affine_flow, expectation, is_polynomial, probe_lines
+from sdeadapt.verification.moment_series import MomentOperator
 
 __all__ = ["AffineSDE", "Coordinates", "NotClosed"]
 
@@ -96,7 +97,7 @@ class AffineSDE:
     @property
     def closed_form(self) -> bool:
         """Its moments need no integrator."""
-        return self.steady and self.form == "constant"
+        return self.steady and self.form != "quadratic"
 
     @classmethod
     def recognise(cls, sde: ItoSDE, oracle: Oracle, initial: Any, begin: float, end: float, steady: bool) -> AffineSDE:
@@ -226,10 +227,18 @@ class AffineSDE:
     def advance(
         self, law: Law, u: Tensor | None, begin: float, end: float, rtol: float = 1e-13
     ) -> tuple[Law, Tensor | None]:
-        """Return the moments and u at `end` from those at `begin`: in closed form, or by an integrator of order 8."""
+        """Return the moments and u at `end` from those at `begin`: by series where
+        coefficients are constant, otherwise by an integrator of order 8.
+        """
         look = self._look(begin, u, law.mean) if self.steady else None
-        if look is not None and look.noise is not None and self.closed_form:
-            return affine_flow(look.drift, look.shift, look.noise, end - begin).of(law), u
+        if look is not None and look.noise is not None:
+            if self.form == "constant":
+                return affine_flow(look.drift, look.shift, look.noise, end - begin).of(law), u
+
+            def noise(mean: Tensor, covariance: Tensor) -> Tensor:
+                return self._noise(look, begin, u, Law(mean, covariance))
+
+            return MomentOperator(look.drift, look.shift, noise, discrete=False).advance(law, end - begin), u
         size, split = self.coordinates.size, 0 if u is None else len(u)
 
         def unpack(y: np.ndarray) -> tuple[Law, Tensor | None]:

@@ -19,12 +19,13 @@ from sdeadapt.oracles.base import NotDeclared
 from sdeadapt.simulation.paths import Level
 from sdeadapt.verification.affine import AffineMap, Law, expectation, gaussian_points, is_polynomial, probe_lines
 from sdeadapt.verification.affine_sde import AffineSDE, Coordinates, NotClosed
+from sdeadapt.verification.moment_series import MomentOperator
 from sdeadapt.verification.noise_free import Means
 
 __all__ = ["exact_sde_means", "moment_means", "moments_apply"]
 
 _TIGHT, _LOOSE = 1e-13, 1e-11  # relative tolerances of the integrator; their difference bounds its error
-_DIGITS = 32  # units in the last place that a moment may be wrong by, beside one for every step
+_DIGITS = 64  # units in the last place that a moment may be wrong by
 
 
 def moments_apply(levels: Sequence[Level], own: bool) -> str:
@@ -56,8 +57,7 @@ def moment_means(level: Level, own: bool) -> Means:
         (between two tolerances a factor 100 apart; 0 where the SDE is solved in closed form).
     """
     equation = _recognise(level, own)
-    recursion = 0 if level.oracle.additive else level.records[-1]
-    chain = [_look(level, (law, None), recursion) for law in _chain_laws(level, level.records)]
+    chain = [_look(level, (law, None)) for law in _chain_laws(level, level.records)]
     tight = [_look(level, seen) for seen in _sde_laws(level, equation, _TIGHT)]
     loose = tight if equation.closed_form else [_look(level, seen) for seen in _sde_laws(level, equation, _LOOSE)]
     means = _joined(tight, "mean")
@@ -194,15 +194,15 @@ def _chain_laws(level: Level, stops: Sequence[int]) -> list[Law]:
     for stop in stops:
         for image, equal in groupby(images[done:stop]):
             step, kick = _step_map(level, image)
-            factors = torch.outer(kick, kick) * oracle.scale**2
-            count = sum(1 for _ in equal)
-            if oracle.additive:
-                noise = torch.kron(factors, oracle.mean_covariance(law.mean[:d], law.covariance[:d, :d]))
-                law = step._replace(noise=noise).power(count).of(law)
-                continue
-            for _ in range(count):
-                noise = torch.kron(factors, oracle.mean_covariance(law.mean[:d], law.covariance[:d, :d]))
-                law = step._replace(noise=noise).of(law)
+            factors, count = torch.outer(kick, kick) * oracle.scale**2, sum(1 for _ in equal)
+
+            def noise(mean: Tensor, covariance: Tensor, factors: Tensor = factors) -> Tensor:
+                return torch.kron(factors, oracle.mean_covariance(mean[:d], covariance[:d, :d]))
+
+            if oracle.additive or count == 1:
+                law = step._replace(noise=noise(*law)).power(count).of(law)
+            else:
+                law = MomentOperator(step.change, step.shift, noise, discrete=True).advance(law, count)
         found.append(law)
         done = stop
     return found
@@ -232,8 +232,8 @@ class _Look(NamedTuple):
     square: np.ndarray
 
 
-def _look(level: Level, seen: tuple[Law, Tensor | None], steps: int = 0) -> _Look:
-    """Return what the test functions are for these moments, which `steps` recursions led to."""
+def _look(level: Level, seen: tuple[Law, Tensor | None]) -> _Look:
+    """Return what the test functions are for these moments."""
     (law, u), coordinates = seen, _coordinates(level)
 
     def phi(x: Tensor) -> Tensor:
@@ -242,9 +242,11 @@ def _look(level: Level, seen: tuple[Law, Tensor | None], steps: int = 0) -> _Loo
     mean = expectation(phi, law)
     # the mean square is the scale of a target: the law may pass for Gaussian, and a fixed sample for the law
     square = phi(gaussian_points(law)).square().mean(0)
-    unit = (_DIGITS + steps) * torch.finfo(torch.float64).eps
+    unit = _DIGITS * torch.finfo(torch.float64).eps
     signs = torch.as_tensor(np.random.default_rng(2).choice([-1.0, 1.0], len(law.mean))).to(law.mean)
-    other = Law(law.mean * (1 + unit * signs), law.covariance * (1 + unit * torch.outer(signs, signs)))
+    way = signs * (law.mean - _initial_law(level)[0].mean)
+    spread = law.covariance * torch.outer(signs, signs) + torch.outer(way, way)
+    other = Law(law.mean + unit * signs * law.mean, law.covariance + unit * spread)
     rounding = (expectation(phi, other) - mean).abs() + unit * square.sqrt()
     return _Look(*(part.cpu().numpy() for part in (mean, rounding, square)))
 
