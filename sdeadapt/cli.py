@@ -54,7 +54,7 @@ def run(args: Sequence[str]) -> int:
     try:
         options, plan = _parse(args)
         if isinstance(options, VerifyOptions):
-            return _verify(options, plan)
+            return _local(options) if options.local else _verify(options, plan)
         return _compare(options) if isinstance(options, CompareOptions) else _scaling(options)
     except _Usage as error:
         print(f"sdeadapt: {error}", file=sys.stderr)
@@ -251,6 +251,19 @@ def _verify(options: VerifyOptions, plan: Mapping[str, Any] | None) -> int:
     return _finish(options, report, out, weak_error_figure, {"command": "verify", **asked(options), "plan": plan})
 
 
+def _local(options: VerifyOptions) -> int:
+    from sdeadapt.verification.local_error import local_error
+
+    with _checking():
+        out = _output(options, "local")
+        job = _job(options)
+        given = {name: job[name] for name in ("method", "oracle", "sde", "initial", "refine")}
+        report = local_error(
+            **given, theta=job["theta0"], order=options.order, t=options.start, multipliers=options.multipliers
+        )
+    return _finish(options, report, out, None, {"command": "verify", **asked(options)})
+
+
 def _check_study(options: VerifyOptions, job: Mapping[str, Any], run: Run) -> Study:
     """Return the study, after every check that `verify` makes: what fails later is a failure, not a wrong option."""
     from sdeadapt.checks import check_integer, check_open_unit, check_positive
@@ -353,15 +366,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _finish(options: Options, report: Any, out: Path, figure: Callable[[Any], Any], config: Mapping[str, Any]) -> int:
+def _finish(
+    options: Options, report: Any, out: Path, figure: Callable[[Any], Any] | None, config: Mapping[str, Any]
+) -> int:
     """Print the report, the verdict last, leave the run directory, and return the exit code."""
     text = report.summary()
     if not options.quiet:
         print(text, end="\n\n", flush=True)  # before anything else can fail
-    files = {
-        "summary.txt": lambda path: path.write_text(text + "\n", encoding="utf-8"),
-        "figure.png": lambda path: figure(report).savefig(path, dpi=150),
+    files: dict[str, Callable[[Path], Any]] = {
+        "summary.txt": lambda path: path.write_text(text + "\n", encoding="utf-8")
     }
+    if figure is not None:
+        files["figure.png"] = lambda path: figure(report).savefig(path, dpi=150)
     report.save(out, config=config, files=files)
     print(f"{out}\n{report.verdict}")
     return {"CONFIRMED": 0, "REFUTED": 1}.get(report.verdict.value, INCONCLUSIVE)
