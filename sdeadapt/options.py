@@ -32,14 +32,15 @@ class Options:
         problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled; or package.module:function,
             which returns a Problem.
         problem_set: options of the problem, e.g. batch_size=16.
-        method: sgd, momentum, rmsprop, rmspropw, adam, adamw; or package.module:Class. By default the one that the
-            problem suggests.
+        method: sgd, momentum, rmsprop, rmspropw, adam, adamw, adagrad, adadelta, signsgd, signum, varianceadapted,
+            momentumvarianceadapted; or package.module:Class. By default the one that the problem suggests.
         set: hyper-parameters, e.g. lr=.1 beta=.99; those left out are the ones that the problem suggests.
         horizon: SDE time at the end; by default the problem's.
         steps: the same in steps of the method.
         times: SDE times to look at; or, as a single whole number, how many.
         test_functions: theta_0, theta_0_squared, projection_0_squared, theta_norm_squared, loss, log_loss,
-            gradient_norm_squared, noise_trace, mean_u, m_norm_squared; by default a set that is not blind.
+            gradient_norm_squared, noise_trace, mean_u, m_norm_squared, velocity_norm_squared; by default a set
+            that is not blind.
         confidence: of every statement.
         seed: of all random numbers.
         device: cpu or cuda.

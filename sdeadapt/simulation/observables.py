@@ -80,6 +80,7 @@ _FORMS: dict[str, Callable[[Snapshot, int], Tensor]] = {
     "noise_trace": lambda x, _: x.noise_trace,
     "mean_u": lambda x, _: x.u.mean(-1),
     "m_norm_squared": lambda x, _: x.m.square().mean(-1),
+    "velocity_norm_squared": lambda x, _: x.velocity.square().mean(-1),
 }
 
 
@@ -88,7 +89,8 @@ class Named:
     """A test function known by name.
 
     `theta_0`, `theta_0_squared`, `projection_0_squared` (a^T theta)^2 with a fixed random unit vector a,
-    `theta_norm_squared`, `loss`, `gradient_norm_squared`, `noise_trace` Tr Sigma, `mean_u`, `m_norm_squared` |m|^2/d.
+    `theta_norm_squared`, `loss`, `gradient_norm_squared`, `noise_trace` Tr Sigma, `mean_u`, `m_norm_squared` |m|^2/d,
+    `velocity_norm_squared` |V|^2/d.
 
     Example:
         >>> from collections import namedtuple
@@ -125,7 +127,7 @@ class Named:
 
 
 def default_test_functions(oracle: Oracle | None, fields: Iterable[str], dim: int) -> list[str]:
-    """Return a set that is not blind to the diffusion, to off-diagonal covariance or to u and m."""
+    """Return a set that is not blind to the diffusion, to off-diagonal covariance or to u, m and velocity."""
     fields, names = set(fields), ["theta_0", "theta_0_squared"]
     names += ["projection_0_squared"] if dim > 1 else []
     if oracle is not None:
@@ -134,6 +136,7 @@ def default_test_functions(oracle: Oracle | None, fields: Iterable[str], dim: in
             names += ["loss"] if probe.loss is not None else []
     names += ["mean_u"] if "u" in fields else []
     names += ["m_norm_squared"] if "m" in fields else []
+    names += ["velocity_norm_squared"] if "velocity" in fields else []
     return names
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdeadapt.methods import Momentum
 from sdeadapt.oracles.analytic import Quadratic
 from sdeadapt.oracles.base import NotDeclared
 from sdeadapt.simulation.observables import Named, Snapshot, default_test_functions, resolve_test_functions
@@ -57,6 +58,13 @@ def test_defaults_depend_on_what_is_declared():
         "theta_0", "theta_0_squared", "projection_0_squared", "loss", "mean_u", "m_norm_squared",
     ]  # fmt: skip
     assert default_test_functions(None, ("theta",), 1) == ["theta_0", "theta_0_squared"]
+    momentum = ("theta", "velocity")
+    assert default_test_functions(None, momentum, 1) == ["theta_0", "theta_0_squared", "velocity_norm_squared"]
+
+
+def test_the_velocity_has_a_test_function():
+    x = Momentum(0.01, friction="langevin").Point(THETA, 2 * THETA)
+    assert Named("velocity_norm_squared")(Snapshot(x, ORACLE)).tolist() == pytest.approx([50.0, 10.0])
 
 
 def test_callables_and_names_mix():
