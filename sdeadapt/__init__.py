@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdeadapt import methods, oracles, problems, testing, training
-    from sdeadapt.methods import SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, RMSprop, RMSpropW, SignSGD, Signum
+    from sdeadapt.methods import (
+        SGD,
+        Adadelta,
+        Adagrad,
+        Adam,
+        AdamW,
+        Momentum,
+        MomentumVarianceAdapted,
+        RMSprop,
+        RMSpropW,
+        SignSGD,
+        Signum,
+        VarianceAdapted,
+    )
     from sdeadapt.methods.base import ItoSDE, Method
     from sdeadapt.oracles.base import Oracle
     from sdeadapt.simulation.ensemble import simulate, solve
@@ -34,12 +47,14 @@ __all__ = [
     "ItoSDE",
     "Method",
     "Momentum",
+    "MomentumVarianceAdapted",
     "Oracle",
     "RMSprop",
     "RMSpropW",
     "Run",
     "SignSGD",
     "Signum",
+    "VarianceAdapted",
     "Verdict",
     "compare",
     "load",
@@ -67,12 +82,14 @@ _HOMES = {
     "ItoSDE": "methods.base",
     "Method": "methods.base",
     "Momentum": "methods",
+    "MomentumVarianceAdapted": "methods",
     "Oracle": "oracles.base",
     "RMSprop": "methods",
     "RMSpropW": "methods",
     "Run": "simulation.run",
     "SignSGD": "methods",
     "Signum": "methods",
+    "VarianceAdapted": "methods",
     "Verdict": "verification.decision",
     "compare": "verification.compare",
     "local_error": "verification.local_error",

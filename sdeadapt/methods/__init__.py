@@ -12,6 +12,7 @@ from sdeadapt.methods.sgd import SGD
 from sdeadapt.methods.sign_sgd import SignSGD
 from sdeadapt.methods.signum import Signum
 from sdeadapt.methods.torch_optimizer import from_torch
+from sdeadapt.methods.variance_adapted import MomentumVarianceAdapted, VarianceAdapted
 
 __all__ = [
     "METHODS",
@@ -23,11 +24,13 @@ __all__ = [
     "ItoSDE",
     "Method",
     "Momentum",
+    "MomentumVarianceAdapted",
     "RMSprop",
     "RMSpropW",
     "Schedule",
     "SignSGD",
     "Signum",
+    "VarianceAdapted",
     "from_torch",
     "method",
 ]

@@ -19,6 +19,7 @@ from sdeadapt.methods.rmsprop import RMSprop
 from sdeadapt.methods.sgd import SGD
 from sdeadapt.methods.sign_sgd import SignSGD
 from sdeadapt.methods.signum import Signum
+from sdeadapt.methods.variance_adapted import MomentumVarianceAdapted, VarianceAdapted
 
 __all__ = ["METHODS", "build", "method", "plain_name"]
 
@@ -27,12 +28,14 @@ METHODS: dict[str, type[Method]] = {
     "adagrad": Adagrad,
     "adam": Adam,
     "adamw": AdamW,
-    "rmspropw": RMSpropW,
     "momentum": Momentum,
+    "momentumvarianceadapted": MomentumVarianceAdapted,
     "rmsprop": RMSprop,
+    "rmspropw": RMSpropW,
     "sgd": SGD,
     "signsgd": SignSGD,
     "signum": Signum,
+    "varianceadapted": VarianceAdapted,
 }
 
 

@@ -236,7 +236,7 @@ class _Look:
     def _inverse(self) -> None:
         """Compare `from_point` of `to_point` with the State, and the other way round."""
         method, state = self.method, self._chain(self.oracles[0])
-        limit = 2 * torch.finfo(torch.float64).eps
+        limit = 4 * torch.finfo(torch.float64).eps
         for scale in (_SCALE, 0.0):
             point = method.to_point(state, scale)
             self._typed("to_point", point, method.Point)

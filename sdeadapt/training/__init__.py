@@ -3,5 +3,6 @@
 from sdeadapt.training.rescale import rescale_
 from sdeadapt.training.schedules import stretch
 from sdeadapt.training.svag import SVAG
+from sdeadapt.training.variance_adapted import MomentumVarianceAdapted, VarianceAdapted
 
-__all__ = ["SVAG", "rescale_", "stretch"]
+__all__ = ["SVAG", "MomentumVarianceAdapted", "VarianceAdapted", "rescale_", "stretch"]
