@@ -210,7 +210,7 @@ class Laplace(Noise):
 
     def cdf(self, z: Tensor) -> Tensor:
         r"""Return $e^{\sqrt 2 z}/2$ below 0, one less its mirror image above."""
-        tail = torch.exp(-math.sqrt(2) * z.abs()) / 2
+        tail = torch.exp(math.sqrt(2) * torch.where(z < 0, z, -z)) / 2
         return torch.where(z < 0, tail, 1 - tail)
 
 
