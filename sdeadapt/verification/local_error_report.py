@@ -44,7 +44,8 @@ class LocalErrorReport(Saved):
     """One-step moments of chain and SDE in one point, and at which power of h they part.
 
     J moments, L levels (h decreasing). h (L,); degree, power, coefficient, at (J,); chain, sde (J, L). `at` is the
-    level that a row of the table shows. `power` is as measured; infinite where the difference is rounding alone.
+    level that a row of the table shows. `power` is as measured; infinite where the difference is rounding alone, NaN
+    where it changes its sign.
     """
 
     config: dict[str, Any]
@@ -93,7 +94,7 @@ class LocalErrorReport(Saved):
         if unclear:
             return (
                 f"Of {', '.join(unclear[:3])}{' and others' if len(unclear) > 3 else ''} chain and SDE differ by no "
-                f"clear power of h, or by less than the rule's nodes resolve; {needed}. Try other `multipliers`."
+                f"clear power of h, or by less than the rule's nodes resolve; {needed}. Try another point."
             )
         return f"In this point all {len(self.moments)} {moments} agree to {power}, as order {self.order} asks."
 
@@ -128,7 +129,7 @@ class LocalErrorReport(Saved):
         chain, sde = float(self.chain[j, i]), float(self.sde[j, i])
         return Moment(
             self.moments[j], chain, sde, chain - sde, float(self.h[i]), _nearest(float(self.power[j])),
-            self.order + 1, float(self.coefficient[j]), self.status[j],
+            float(self.order + 1), float(self.coefficient[j]), self.status[j],
         )  # fmt: skip
 
 
@@ -137,42 +138,48 @@ def judge(
 ) -> dict[str, Any]:
     r"""Return power, coefficient, status and level shown of every moment.
 
-    Levels count as long as the difference exceeds 16 times what rounding and nodes may do, from the coarsest on. The
-    last three give three readings of the power: two local exponents, and their limit if corrections are of relative
-    size $\sqrt h$. All above order + 3/4 is "ok", all below "too low" (powers are whole or half), else "unclear". A
-    difference that is below the bound from the second level on is "zero" if the rule of nodes has converged, or
-    if what it leaves falls fast enough; else "unclear".
+    A level counts where the difference exceeds 16 times what rounding and nodes may do. The finest three such levels
+    in a row give two readings of the power: the exponent between the last two, and its limit if corrections are of
+    relative size $\sqrt h$. Both above order + 3/4 is "ok", both below "too low" (powers are whole or half). Near a
+    change of sign the exponents rise, before it to infinity and after it to the power: where they rise by more than 1
+    it is not "ok", and where the sign changes before the last two levels there is no limit, and no "too low". The
+    rest is "unclear".
+
+    Where at most the coarsest level counts it is "zero", if the rule of nodes has converged or what it leaves falls
+    fast enough.
 
     Args:
         h: (L,), decreasing, of constant ratio.
         chain: (J, L), as are
         sde: those of the SDE,
         rounding: what rounding may do, and
-        nodes: what half as many nodes change.
+        nodes: what other nodes change.
         order: p, the claim.
     """
-    difference, ratio = chain - sde, h[0] / h[1]
-    count = len(chain)
-    power, coefficient, at = np.full(count, np.inf), np.zeros(count), np.zeros(count, dtype=int)
-    status = []
-    clear = np.logical_and.accumulate(np.abs(difference) > _CLEAR * (rounding + nodes), axis=1)
-    size = rounding / np.finfo(float).eps  # at least the product of the factors' spreads
-    for j, levels in enumerate(clear.sum(1)):
-        if levels < 2:
-            left = np.abs(difference[j, :2]) + nodes[j, :2]
-            falls = left[1] * ratio ** (order + 0.75) < left[0]
-            status.append("zero" if falls or (nodes[j, :2] <= _CONVERGED * size[j, :2]).all() else "unclear")
+    difference, ratio, enough = chain - sde, h[0] / h[1], order + 0.75
+    power, coefficient = np.full(len(chain), np.inf), np.zeros(len(chain))
+    at, status = np.zeros(len(chain), dtype=int), []
+    clear = np.abs(difference) > _CLEAR * (rounding + nodes)
+    converged = (nodes <= _CONVERGED * rounding / np.finfo(float).eps)[:, :2].all(1)
+    left = np.abs(difference) + nodes
+    falls = (left[:, 1:2] * ratio**enough < left[:, :1])[:, 0]
+    for j in range(len(chain)):
+        end = int(np.flatnonzero(clear[j]).max(initial=0))
+        if end == 0:
+            status.append("zero" if falls[j] or converged[j] else "unclear")
             continue
-        last = slice(max(0, levels - 3), levels)
-        d, steps = difference[j, last], h[last]
+        first = max(int(np.flatnonzero(~clear[j, :end]).max(initial=-1)) + 1, end - 2)
+        d, steps = difference[j, first : end + 1], h[first : end + 1]
         with np.errstate(invalid="ignore"):
-            readings = np.log(d[:-1] / d[1:]) / np.log(ratio)  # NaN where the sign changes
-        readings = np.append(readings, _limit(readings, ratio))
-        high = readings > order + 0.75
-        status.append("unclear" if np.isnan(readings).any() or high.any() != high.all() else
-                      "ok" if high.all() else "too low")  # fmt: skip
-        power[j], at[j] = readings[-1], levels - 1
-        coefficient[j] = _limit(d / steps ** _nearest(power[j]), ratio)
+            exponents = np.log(d[:-1] / d[1:]) / np.log(ratio)  # NaN where the sign changes
+        last, limit = (exponents[-1], _limit(exponents, ratio)) if len(exponents) else (np.nan, np.nan)
+        if last > enough and not limit <= enough and not np.diff(exponents[-2:]).max(initial=0.0) > 1:
+            status.append("ok")
+        else:
+            status.append("too low" if last < enough and limit < enough else "unclear")
+        power[j], at[j] = last if np.isnan(limit) else limit, end
+        if np.isfinite(power[j]):
+            coefficient[j] = _limit(d / steps ** _nearest(power[j]), ratio)
     return {"power": power, "coefficient": coefficient, "at": at, "status": tuple(status)}
 
 

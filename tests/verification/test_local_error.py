@@ -20,6 +20,7 @@ from sdeadapt.oracles.base import NotDeclared, Oracle
 from sdeadapt.oracles.noise import TwoPoint
 from sdeadapt.verification.decision import Decision, Verdict
 from sdeadapt.verification.local_error import explain, local_error
+from sdeadapt.verification.local_error_report import judge
 from sdeadapt.verification.one_step import chain_moments, monomials, sde_moments
 from sdeadapt.verification.study import Study
 
@@ -151,6 +152,24 @@ def test_what_does_not_move_is_zero():
     assert len(still) == 6
 
 
+class Flat(Rippled):
+    """Declares that Sigma is constant, as it is without modulation."""
+
+    additive = True
+
+
+@pytest.mark.parametrize("kind", [SGD, RMSprop, Adam])
+def test_second_order_under_fixed_noise(kind):
+    chosen = {} if kind is SGD else {"eps": 0.4, "scaling": "ballistic"}
+    chosen |= {SGD: {}, RMSprop: {"beta": 0.96875}, Adam: {"beta1": 0.9375, "beta2": 0.96875}}[kind]
+    method, oracle = kind(lr=1 / 16, **chosen), Flat(scale=0.8, modulation=0.0, noise="gaussian")
+    report = local_error(method, oracle, theta=[THETA], order=2, refine="step")
+    assert report.verdict is Verdict.CONFIRMED
+    assert max(report.degree) == 5
+    first = local_error(method, oracle, method.sde(oracle), theta=[THETA], order=2, refine="step")
+    assert first.verdict is Verdict.REFUTED
+
+
 # --- SDEs that are wrong
 
 
@@ -271,6 +290,39 @@ def test_fixed_skewness_costs_half_an_order_and_svag_restores_it():
 
 
 # --- what cannot be settled
+
+STEPS = 0.25 ** np.arange(1, 5)
+
+
+@pytest.mark.parametrize(
+    ("difference", "status", "power"),
+    [
+        (3 * STEPS**2, "ok", 2),
+        (3 * STEPS**1.5, "too low", 1.5),
+        (STEPS**2 + 0.5 * STEPS**2.5, "ok", 2),
+        (STEPS**1.5 - 0.2 * STEPS**2, "too low", 1.5),
+        (0.4 * STEPS**2 - 9 * STEPS**3, "ok", 1.7),  # changes its sign before the last pair
+        (0.06 * STEPS**1.5 - STEPS**2, "unclear", 5.4),  # will change it, at too low a power
+        (0.3 * STEPS**1.5 - STEPS**2, "unclear", 1.96),  # changed it, at too low a power
+        (0.006 * STEPS**2 - STEPS**3, "unclear", math.nan),  # within the last pair
+        (1e-14 * STEPS**0, "zero", math.inf),
+        (np.array([1, 1e-5, 1e-9, 1e-13]) * 1e-5, "ok", 8.3),  # the last is rounding
+        (np.array([0, 0, 0, 1e-6]), "unclear", math.nan),
+    ],
+)
+def test_the_rule(difference, status, power):
+    zero, chain = np.zeros((1, 4)), difference[None]
+    found = judge(STEPS, chain, zero, np.full((1, 4), 1e-15), zero, 1)
+    assert found["status"] == (status,)
+    assert found["power"][0] == pytest.approx(power, abs=0.1, nan_ok=True)
+
+
+def test_the_rule_on_nodes():
+    difference, zero, rounding = 1e-3 * STEPS[None], np.zeros((1, 4)), np.full((1, 4), 1e-15)
+    assert judge(STEPS, difference, zero, rounding, zero, 1)["status"] == ("too low",)
+    assert judge(STEPS, difference, zero, rounding, difference, 1)["status"] == ("unclear",)
+    assert judge(STEPS, difference, zero, rounding, 1e-3 * STEPS[None] ** 2, 1)["status"] == ("too low",)
+    assert judge(STEPS, zero, zero, rounding, 1e-3 * STEPS[None] ** 2, 1)["status"] == ("zero",)
 
 
 class SignPoint(NamedTuple):
