@@ -228,6 +228,9 @@ class _LocalQuadratic(Local):
     def diffuse(self, xi: Tensor) -> Tensor:
         return xi @ self.oracle.root.T
 
+    def hessian_product(self, v: Tensor) -> Tensor:
+        return v @ self.oracle.curvature
+
 
 def constant_noise(hessian: Values, scale: float = 1.0, noise: str | Noise = "gaussian") -> Quadratic:
     r"""Return Li, Tai and E's first test problem: $f_g = \tfrac12(x - g)^T H(x - g) - \tfrac12\mathrm{tr}H$.
@@ -331,6 +334,9 @@ class _LocalMultiplicative(Local):
 
     def diffuse(self, xi: Tensor) -> Tensor:
         return self.rotated * xi @ self.oracle.root.T
+
+    def hessian_product(self, v: Tensor) -> Tensor:
+        return (v @ self.oracle.root) * self.oracle.eigenvalues @ self.oracle.root.T
 
 
 @dataclass(frozen=True, eq=False, init=False)

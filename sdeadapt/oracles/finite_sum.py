@@ -208,6 +208,10 @@ class _LocalRegression(Local):
         xi = xi - xi.mean(-1, keepdim=True)
         return self._average(self.residual * xi[:, None], self.oracle.features) * self.oracle.examples**0.5
 
+    def hessian_product(self, v: Tensor) -> Tensor:
+        dz = (self.oracle._split(v).flatten(0, 1) @ self.oracle.features.T).unflatten(0, (len(v), -1))
+        return self._average(self.oracle._turn(self.outputs, dz), self.oracle.features) + self.oracle.l2 * v
+
 
 def _places(size: int, device: torch.device) -> Tensor:
     """Return where the entries of a symmetric matrix are in its packed upper triangle, (size, size)."""

@@ -101,6 +101,11 @@ def affine_flow(drift: Tensor, shift: Tensor, noise: Tensor, time: float) -> Aff
     return total.power(2**squarings)
 
 
+def kron(factors: Tensor, tensor: Tensor) -> Tensor:
+    """Return what `factors` between fields (F, ...) and `tensor` between their components (d, ...) make of rows x."""
+    return torch.kron(factors.contiguous(), tensor.contiguous())  # torch's own refuses some transposed ones
+
+
 def expectation(function: Callable[[Tensor], Tensor], law: Law) -> Tensor:
     r"""Return E phi(x) of a quadratic phi: from phi at the mean and at the mean $\pm\sqrt{\lambda_i}\,v_i$.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdeadapt.methods.base import ItoSDE
 from sdeadapt.oracles.base import Oracle
-from sdeadapt.verification.affine import TOLERANCE, Law, affine_flow, expectation, is_polynomial, probe_lines
+from sdeadapt.verification.affine import TOLERANCE, Law, affine_flow, expectation, is_polynomial, kron, probe_lines
 from sdeadapt.verification.moment_series import MomentOperator
 
 __all__ = ["AffineSDE", "Coordinates", "NotClosed"]
@@ -221,7 +221,7 @@ class AffineSDE:
             return look.noise
         if self.form == "oracle":
             assert look.noise is not None
-            return torch.kron(look.noise, self.oracle.mean_covariance(law.mean[:d], law.covariance[:d, :d]))
+            return kron(look.noise, self.oracle.mean_covariance(law.mean[:d], law.covariance[:d, :d]))
         return expectation(lambda x: self._covariances(t, x, u), law)
 
     def advance(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sdeadapt.oracles.base import NotDeclared
 from sdeadapt.simulation.paths import Level
-from sdeadapt.verification.affine import AffineMap, Law, expectation, gaussian_points, is_polynomial, probe_lines
+from sdeadapt.verification.affine import AffineMap, Law, expectation, gaussian_points, is_polynomial, kron, probe_lines
 from sdeadapt.verification.affine_sde import AffineSDE, Coordinates, NotClosed
 from sdeadapt.verification.moment_series import MomentOperator
 from sdeadapt.verification.noise_free import Means
@@ -37,8 +37,8 @@ def moments_apply(levels: Sequence[Level], own: bool) -> str:
     """
     try:
         for level in levels:
-            _check_chain(level)
             _recognise(level, own)
+            _check_chain(level)
         _check_functions(levels[0])
     except NotClosed as reason:
         return str(reason)
@@ -72,16 +72,16 @@ def exact_sde_means(level: Level, own: bool) -> np.ndarray | None:
     """Return E phi(SDE), (J,), where it is known without noise, and otherwise None.
 
     That is where the SDE is affine with a deterministic u (of RMSprop and Adam: linear gradient, constant covariance)
-    and starts from moments that are known: at time 0, or from the chain of a method to which `moments_apply`.
+    and starts from moments that are known: given ones, or those of a chain to which `moments_apply`.
 
     Args:
         level: one with an SDE.
         own: the SDE is the method's own.
     """
     try:
-        if level.start:
-            _check_chain(level)
         equation = _recognise(level, own)
+        if level.start > level.begin:
+            _check_chain(level)
         _check_functions(level)
     except NotClosed:
         return None
@@ -157,53 +157,73 @@ def _coordinates(level: Level) -> Coordinates:
 
 def _initial_law(level: Level) -> tuple[Law, Tensor | None]:
     """Return the moments at the start, where a path is at one of the rows, and u."""
-    x = _coordinates(level).to_rows(level.initial, level.initial.theta)
-    mean = x.mean(0)
     u = getattr(level.initial, "u", None)
-    return Law(mean, (x - mean).T @ (x - mean) / len(x)), None if u is None else u[0]
+    rows = _coordinates(level).to_rows(level.initial, level.initial.theta)
+    return _law_of_rows(rows), None if u is None else u[0]
 
 
-def _step(level: Level, k: int) -> tuple[tuple[float, ...], ...]:
-    """Return what one iteration does to each field of the Point, and to it with the gradient: unit vectors' images."""
-    method, scale = level.method, level.oracle.scale
-    fields = len(level.initial)
-    rows = torch.eye(fields + 1, dtype=torch.float64)
-    point = type(level.initial)(*(rows[:, f : f + 1] for f in range(fields)))
-    after = method.to_point(method.step(method.from_point(point, scale), rows[:, fields:], k), scale)
+def _law_of_rows(x: Tensor) -> Law:
+    mean = x.mean(0)
+    return Law(mean, (x - mean).T @ (x - mean) / len(x))
+
+
+def _unit_rows(state: type, last: int) -> tuple[Any, Tensor]:
+    """Return a state whose rows are its unit vectors, then `last` zeros, and what completes them to unit vectors."""
+    fields = len(state._fields)  # type: ignore[attr-defined]
+    rows = torch.eye(fields + last, dtype=torch.float64)
+    return state(*(rows[:, f : f + 1] for f in range(fields))), rows[:, fields:]
+
+
+def _step(level: Level, state: type, k: int) -> tuple[tuple[float, ...], ...]:
+    """Return what iteration k makes of every unit vector of the raw state, and last of the gradient."""
+    after = level.method.step(*_unit_rows(state, 1), k)
     return tuple(map(tuple, torch.cat(tuple(after), 1).tolist()))
+
+
+def _steps(level: Level, state: type, end: int) -> list[tuple[tuple[float, ...], ...]]:
+    """Return `_step` of all iterations up to `end`: where there is no schedule, from a look at some of them."""
+    looks = sorted({*range(level.begin, min(level.begin + 8, end)), *np.linspace(level.begin, end - 1, 57, dtype=int)})
+    if level.method.schedule is None:
+        seen = {_step(level, state, int(k)) for k in looks}
+        if len(seen) == 1:
+            return [*seen] * (end - level.begin)
+    return [_step(level, state, k) for k in range(level.begin, end)]
 
 
 def _step_map(level: Level, images: tuple[tuple[float, ...], ...]) -> tuple[AffineMap, Tensor]:
     """Return one iteration as a map, without its noise, and the factors with which noise reaches the fields, (F,)."""
     zero = torch.zeros_like(level.initial.theta[:1])
-    table = torch.tensor(images).to(zero)
+    table = torch.tensor(images, dtype=torch.float64).to(zero)
     keep, kick = table[:-1].T, table[-1]
-    eye = torch.eye(zero.shape[1]).to(zero)
     first = torch.zeros_like(kick)
     first[0] = 1  # the gradient is of theta, the first field
-    change = torch.kron(keep - torch.eye(len(kick)).to(zero), eye)
-    change = change + torch.kron(torch.outer(kick, first), level.oracle.hessian(zero))
-    return AffineMap(change, torch.kron(kick, level.oracle.at(zero).gradient[0]), torch.zeros_like(change)), kick
+    change = kron(keep - torch.eye(len(kick)).to(zero), torch.eye(zero.shape[1]).to(zero))
+    change = change + kron(torch.outer(kick, first), level.oracle.hessian(zero))
+    return AffineMap(change, kron(kick, level.oracle.at(zero).gradient[0]), torch.zeros_like(change)), kick
 
 
 def _chain_laws(level: Level, stops: Sequence[int]) -> list[Law]:
-    """Return the moments of the chain after each of these increasing numbers of iterations."""
-    law, d, oracle = _initial_law(level)[0], level.initial.theta.shape[-1], level.oracle
-    images = [_step(level, k) for k in range(stops[-1])]
-    found, done = [], 0
+    """Return the moments of the chain, as a Point, after each of these increasing numbers of iterations."""
+    method, oracle, d = level.method, level.oracle, level.initial.theta.shape[-1]
+    start = method.from_point(level.initial, oracle.scale)
+    law = _law_of_rows(torch.cat(tuple(start), 1))
+    images = _steps(level, type(start), stops[-1])
+    seen = torch.cat(tuple(method.to_point(_unit_rows(type(start), 0)[0], oracle.scale)), 1).T
+    seen = kron(seen.to(law.mean), torch.eye(d).to(law.mean))
+    found, done = [], level.begin
     for stop in stops:
-        for image, equal in groupby(images[done:stop]):
+        for image, equal in groupby(images[done - level.begin : stop - level.begin]):
             step, kick = _step_map(level, image)
             factors, count = torch.outer(kick, kick) * oracle.scale**2, sum(1 for _ in equal)
 
             def noise(mean: Tensor, covariance: Tensor, factors: Tensor = factors) -> Tensor:
-                return torch.kron(factors, oracle.mean_covariance(mean[:d], covariance[:d, :d]))
+                return kron(factors, oracle.mean_covariance(mean[:d], covariance[:d, :d]))
 
             if oracle.additive or count == 1:
                 law = step._replace(noise=noise(*law)).power(count).of(law)
             else:
                 law = MomentOperator(step.change, step.shift, noise, discrete=True).advance(law, count)
-        found.append(law)
+        found.append(Law(seen @ law.mean, seen @ law.covariance @ seen.T))
         done = stop
     return found
 
@@ -211,7 +231,7 @@ def _chain_laws(level: Level, stops: Sequence[int]) -> list[Law]:
 def _sde_laws(level: Level, equation: AffineSDE, rtol: float) -> list[tuple[Law, Tensor | None]]:
     """Return the moments of the SDE, and u, at each of the level's records."""
     law, u = _initial_law(level)
-    if level.start:
+    if level.start > level.begin:
         law = _chain_laws(level, [level.start])[0]
     found, done = [], level.start
     for record in level.records:
