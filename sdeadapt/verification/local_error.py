@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from sdeadapt.checks import check_integer
 from sdeadapt.methods.base import ItoSDE, Method
 from sdeadapt.oracles.base import Draw, NotDeclared, Oracle
 from sdeadapt.plain import describe
-from sdeadapt.simulation.start import BIAS_CORRECTION_STEPS, base_steps, check_sde, make_initial
+from sdeadapt.simulation.start import BIAS_CORRECTION_STEPS, base_steps, check_sde, make_initial, make_point
 from sdeadapt.verification.decision import Decision, Verdict
 from sdeadapt.verification.local_error_report import LocalErrorReport, judge
 from sdeadapt.verification.one_step import chain_moments, check_tree, monomials, sde_moments
@@ -172,31 +172,25 @@ def _point(method: Method, oracle: Oracle, theta: Any, initial: Any) -> Any:
     """Return the Point to look at, of one row.
 
     Raises:
-        ValueError: on shapes, several rows, values that are not finite, or unknown fields.
+        ValueError: on shapes, several rows, values that are not finite, a negative u, or unknown fields.
     """
-    # Its checks are of shapes and names; that m = u = 0 under bias correction holds at t = 0 only.
-    rows = make_initial(method, oracle, theta, None, need_point=False)
-    if len(rows.theta) != 1:
-        raise ValueError(f"`theta` must be one point, ({oracle.dim},); got {len(rows.theta)} of them.")
-    given = dict(initial if hasattr(initial, "items") else initial._asdict()) if initial is not None else {}
-    fields = method.Point._fields  # type: ignore[attr-defined]
-    if unknown := set(given) - set(fields):
-        raise ValueError(f"`initial` must have fields among {', '.join(fields)}; got {', '.join(sorted(unknown))}.")
-    local = oracle.at(rows.theta)
-    values = {"theta": rows.theta}
-    for name in fields[1:]:
+    given = dict(initial if isinstance(initial, Mapping) else initial._asdict()) if initial is not None else {}
+    same = {"theta": given.pop("theta")} if "theta" in given else None
+    theta = make_initial(method, oracle, theta, same, need_point=False).theta
+    if len(theta) != 1:
+        raise ValueError(f"`theta` must be one point, ({oracle.dim},); got {len(theta)} of them.")
+    local = oracle.at(theta)
+    values: dict[str, Any] = {"theta": theta}
+    for name in method.Point._fields[1:]:  # type: ignore[attr-defined]
         if name in given:
-            value = torch.as_tensor(given[name], dtype=torch.float64)
-            values[name] = value.expand_as(rows.theta) if value.dim() < 2 else value
-        elif name in ("m", "velocity"):
+            continue
+        if name in ("m", "velocity"):
             values[name] = local.gradient / 2
         elif name in ("u", "w"):
             values[name] = 1.25 * local.covariance_diagonal
         else:
             values[name] = getattr(method.initial(local), name)
-        if values[name].shape != rows.theta.shape or not bool(values[name].isfinite().all()):
-            raise ValueError(f"`initial` {name} must be finite, of shape ({oracle.dim},); got {values[name].tolist()}.")
-    return method.Point(**values)
+    return make_point(method.Point, values | given, theta.dtype, theta.device)
 
 
 def _measure(

@@ -160,9 +160,9 @@ def judge(
     power, coefficient = np.full(len(chain), np.inf), np.zeros(len(chain))
     at, status = np.zeros(len(chain), dtype=int), []
     clear = np.abs(difference) > _CLEAR * (rounding + nodes)
-    converged = (nodes <= _CONVERGED * rounding / np.finfo(float).eps)[:, :2].all(1)
+    converged = np.all(nodes[:, :2] <= _CONVERGED * rounding[:, :2] / np.finfo(float).eps, axis=1)
     left = np.abs(difference) + nodes
-    falls = (left[:, 1:2] * ratio**enough < left[:, :1])[:, 0]
+    falls = left[:, 1] * ratio**enough < left[:, 0]
     for j in range(len(chain)):
         end = int(np.flatnonzero(clear[j]).max(initial=0))
         if end == 0:
