@@ -4,10 +4,12 @@ from sdeadapt.methods.adadelta import Adadelta
 from sdeadapt.methods.adagrad import Adagrad
 from sdeadapt.methods.adam import Adam
 from sdeadapt.methods.adamw import AdamW, RMSpropW
+from sdeadapt.methods.averaged import Averaged
 from sdeadapt.methods.base import ItoSDE, Method, Schedule
 from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.registry import METHODS, method
 from sdeadapt.methods.rmsprop import RMSprop
+from sdeadapt.methods.schedules import FadingAdam, inverse_root
 from sdeadapt.methods.sgd import SGD
 from sdeadapt.methods.sign_sgd import SignSGD
 from sdeadapt.methods.signum import Signum
@@ -21,6 +23,8 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Averaged",
+    "FadingAdam",
     "ItoSDE",
     "Method",
     "Momentum",
@@ -32,5 +36,6 @@ __all__ = [
     "Signum",
     "VarianceAdapted",
     "from_torch",
+    "inverse_root",
     "method",
 ]

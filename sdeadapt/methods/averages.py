@@ -53,7 +53,7 @@ def averages(method: Any) -> dict[str, float]:
     return {name: getattr(method, _PREFIX + name) for name in _averages(method) if name not in steady}
 
 
-def with_averages(method: M, weights: Mapping[str, float], kappa: float, **changes: Any) -> M:
+def with_averages(method: M, weights: Mapping[str, float], kappa: float, /, **changes: Any) -> M:
     r"""Return `method` with every $1 - \beta$ as in `weights`, to the last bit, and further fields replaced.
 
     `dataclasses.replace` derives $1 - \beta$ from $\beta$ again, which costs up to 1e-16 / (1 − beta) of it.
@@ -73,7 +73,7 @@ def with_averages(method: M, weights: Mapping[str, float], kappa: float, **chang
     return new
 
 
-def rescaled_averages(method: M, kappa: float, **changes: Any) -> M:
+def rescaled_averages(method: M, kappa: float, /, **changes: Any) -> M:
     r"""Return `method` with every $1 - \beta$ multiplied by `kappa`, and further fields replaced.
 
     Raises:
