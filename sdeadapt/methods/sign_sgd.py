@@ -71,6 +71,7 @@ class SignSGD(Method):
 
     State = SignSGDState
     Point = SignSGDPoint
+    smooth = False
     sees_density = True
 
     def __post_init__(self) -> None:

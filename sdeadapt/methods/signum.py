@@ -73,6 +73,7 @@ class Signum(Method):
 
     State = SignumState
     Point = SignumPoint
+    smooth = False
     sees_density = True
 
     def __post_init__(self) -> None:

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from one_step_moments import coefficients, one_step_errors, oracle
+from one_step_moments import coefficients, one_step_errors, oracle, weak_errors
 
 from sdeadapt.methods import Adadelta
 from sdeadapt.methods.adadelta import AdadeltaPoint
@@ -57,6 +58,24 @@ def test_one_iteration_has_the_sdes_moments_up_to_order_h(schedule):
     assert ((ratios > 3.6) & (ratios < 4.4) | (errors[1:] < 1e-11)).all(), (errors, ratios)
     other = Adadelta(0.25, 0.9, 0.2, schedule=schedule)  # the eps beside q is in the SDE
     assert one_step_errors(method, other.sde(oracle(4.0)), 4.0, X)[-1, :2].min() > 0.05
+
+
+def test_the_weak_order_is_one_and_another_eps_leaves_a_plateau():
+    """At h = 1/64, 1/256 and 40,000 paths both errors are resolved to 4 %, and order 1/2 would be seen at 10 sigma."""
+
+    def errors(h, change=lambda sde: sde):
+        return weak_errors(Adadelta(h**0.5, 1 - h, 0.2), h**-0.5, [1.0, 1.5, 0.8], 1.0, 40_000, seed=1, change=change)
+
+    (coarse, a), (fine, b) = errors(1 / 64), errors(1 / 256)
+    assert (abs(coarse) > 15 * a).all()
+    assert (abs(coarse - 4 * fine) < 4 * np.hypot(a, 4 * b)).all()
+
+    def without_eps(sde):  # beside q
+        return replace(sde, at=lambda t, x: sde.at(t, x._replace(q=x.q - 0.2)))
+
+    (coarse, a), (fine, b) = errors(1 / 64, without_eps), errors(1 / 256, without_eps)
+    assert (abs(coarse - 4 * fine) > 15 * np.hypot(a, 4 * b)).all()
+    assert (abs(fine / coarse) > 0.7).all()
 
 
 @pytest.mark.parametrize(
