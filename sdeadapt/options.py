@@ -32,8 +32,9 @@ class Options:
         problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled; or package.module:function,
             which returns a Problem.
         problem_set: options of the problem, e.g. batch_size=16.
-        method: sgd, momentum, rmsprop, rmspropw, adam, adamw, adagrad, adadelta, signsgd, signum, varianceadapted,
-            momentumvarianceadapted; or package.module:Class. By default the one that the problem suggests.
+        method: sgd, momentum, rmsprop, rmspropw, adam, adamw, fadingadam, adagrad, adadelta, signsgd, signum,
+            varianceadapted, momentumvarianceadapted; or package.module:Class. By default the one that the problem
+            suggests.
         set: hyper-parameters, e.g. lr=.1 beta=.99; those left out are the ones that the problem suggests.
         horizon: SDE time at the end; by default the problem's.
         steps: the same in steps of the method.

@@ -16,6 +16,7 @@ from sdeadapt.methods.adamw import AdamW, RMSpropW
 from sdeadapt.methods.base import Method
 from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.rmsprop import RMSprop
+from sdeadapt.methods.schedules import FadingAdam
 from sdeadapt.methods.sgd import SGD
 from sdeadapt.methods.sign_sgd import SignSGD
 from sdeadapt.methods.signum import Signum
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "adagrad": Adagrad,
     "adam": Adam,
     "adamw": AdamW,
+    "fadingadam": FadingAdam,
     "momentum": Momentum,
     "momentumvarianceadapted": MomentumVarianceAdapted,
     "rmsprop": RMSprop,

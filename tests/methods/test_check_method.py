@@ -20,7 +20,7 @@ def test_every_method_of_the_registry(name):
     known = METHODS[name].__dataclass_fields__
     options = {option: value for option, value in WITH_EPS.items() if option in known}
     report = check_method(method(name, lr=0.1, **options))
-    assert {"purity", "paths", "inverse", "rescaled"} <= {c.name for c in report.comparisons}
+    assert {"purity", "paths", "inverse", "time", "refinement"} <= {c.name for c in report.comparisons}
 
 
 OTHERS = {
