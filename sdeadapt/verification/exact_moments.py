@@ -28,6 +28,7 @@ _TIGHT, _LOOSE = 1e-13, 1e-11  # relative tolerances of the integrator; their di
 _DIGITS = 64  # units in the last place that a moment may be wrong by
 
 
+@torch.no_grad()
 def moments_apply(levels: Sequence[Level], own: bool) -> str:
     """Return "" if the moments of every level close, and otherwise why they do not.
 
@@ -45,6 +46,7 @@ def moments_apply(levels: Sequence[Level], own: bool) -> str:
     return ""
 
 
+@torch.no_grad()
 def moment_means(level: Level, own: bool) -> Means:
     """Return the expectations of the level's test functions, exact up to the bounds in `parts`.
 
@@ -68,6 +70,7 @@ def moment_means(level: Level, own: bool) -> Means:
     return Means(_joined(chain, "mean"), means, _joined(tight, "square"), parts)
 
 
+@torch.no_grad()
 def exact_sde_means(level: Level, own: bool) -> np.ndarray | None:
     """Return E phi(SDE), (J,), where it is known without noise, and otherwise None.
 
