@@ -72,9 +72,9 @@ class Adaptive(Method):
         return rescaled_averages(self, kappa, lr=self.lr * root, eps=self.eps / root)
 
     def fixed(self, scale: float) -> tuple[float, float]:
-        r"""Return $(\sigma_0, \epsilon_0)$: $(\sigma\eta, \epsilon\eta)$, in the ballistic scaling $(\sigma, \epsilon)$.
+        r"""Return $\sigma_0 = \sigma\eta$ and $\epsilon_0 = \epsilon\eta$; in the ballistic scaling sigma and eps.
 
-        There without noise it is (1, eps), because then u is v.
+        There it is (1, eps) without noise, because then u is v.
         """
         return (scale or 1.0, self.eps) if self.ballistic else (scale * self.lr, self.eps * self.lr)
 
