@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from sdeadapt.methods import METHODS, SGD, Adam, ItoSDE, RMSprop, from_torch, method
+from sdeadapt.methods import METHODS, SGD, Adam, AdamW, ItoSDE, Momentum, RMSprop, SignSGD, from_torch, method
 from sdeadapt.methods.rmsprop import RMSpropPoint, RMSpropState
 from sdeadapt.methods.sgd import SGDState
 from sdeadapt.testing import MethodMismatch, check_method
@@ -29,6 +29,7 @@ OTHERS = {
     "rmsprop, schedule": RMSprop(0.1, 0.9, 0.3, schedule=lambda t: 1 + t),
     "adam, old": Adam(0.1, 0.8, 0.9, 0.3, denominator="old"),
     "adam, plain": Adam(0.1, 0.8, 0.9, 0.3, bias_correction=False),
+    "momentum, langevin": Momentum(0.1, friction="langevin", nesterov=True),
     "torch": from_torch(lambda p: torch.optim.Adagrad(p, lr=0.1), time_step=0.01),
 }
 
@@ -37,8 +38,23 @@ OTHERS = {
 def test_other_settings(name):
     report = check_method(OTHERS[name])
     rule = [c for c in report.comparisons if c.name == "batch-size rule"]
-    assert len(rule) == (0 if name == "torch" else 4)
+    assert len(rule) == (0 if name == "torch" else 6)
     assert len(report.skipped) == (2 if name == "torch" else 0)
+
+
+OTHER_SCALINGS = {
+    "rmsprop": RMSprop(0.1, 0.9, 0.3, scaling="ballistic"),
+    "adam": Adam(0.1, 0.8, 0.9, 0.3, scaling="ballistic"),
+    "adamw": AdamW(0.1, 0.8, 0.9, 0.3, scaling="ballistic", weight_decay=0.5),
+    "signsgd": SignSGD(0.1, scaling="fixed-noise"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SCALINGS)
+def test_other_scalings_have_another_sde_at_another_batch_size(name):
+    report = check_method(OTHER_SCALINGS[name])
+    assert {"scaling", "sde"} <= {c.name for c in report.comparisons}
+    assert "batch-size rule" not in {c.name for c in report.comparisons}
 
 
 TORCH = {

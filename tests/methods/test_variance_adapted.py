@@ -76,7 +76,7 @@ def test_corner_cases_of_the_factor():
 def test_contracts_and_the_batch_size_rule(cls):
     report = check_method(cls(0.1, 0.8, schedule=lambda t: 1 + t))
     assert report.skipped == ()
-    assert sum(c.name == "batch-size rule" for c in report.comparisons) == 4
+    assert sum(c.name == "batch-size rule" for c in report.comparisons) == 6
 
 
 class KeepsBeta(MomentumVarianceAdapted):
