@@ -255,7 +255,7 @@ def test_wrong_noise_leaves_a_plateau():
 
         def at(t, x):
             drift, diffuse = right.at(t, x)
-            return drift, lambda dw: diffuse(1.1 * dw)
+            return drift, lambda dw: diffuse(1.3 * dw)
 
         return ItoSDE(at, right.noise_dim, right.point)
 
