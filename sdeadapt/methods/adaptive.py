@@ -27,6 +27,8 @@ class Adaptive(Method):
       $\eta \to \sqrt\kappa\,\eta$, $1-\beta \to \kappa(1-\beta)$, $\epsilon \to \epsilon/\sqrt\kappa$.
     * "ballistic": it is fixed, $h = \eta$, and the limit is an ODE. `rescaled` changes the time step alone, by
       $\eta \to \kappa\eta$, $1-\beta \to \kappa(1-\beta)$ with $\epsilon$ fixed: there is no batch-size rule.
+
+    Callisti, Romito, Triggiano 2025 (arXiv 2509.21614) for the two names.
     """
 
     lr: float

@@ -1,14 +1,15 @@
 r"""SDEs of weak order 2 for RMSprop and Adam: first and second moments of one iteration agree up to O(h^3).
 
 With L the generator and $m_1 h + m_2 h^2$ a moment of one iteration, the SDE needs the drift $b_0 + h b_1$ with
-$b_1 = m_2 - \tfrac12 L b_0$, and likewise for its covariance (Li, Tai, E 2019, Theorem 3). One equation serves both
+$b_1 = m_2 - \tfrac12 L b_0$, and likewise for its covariance (Li, Tai, E 2019, arXiv 1811.01558). It serves both
 scalings of the noise, written in raw $v = \sigma^2 u$; terms that a scaling makes one order smaller are kept where
 they cost nothing. Notation, all componentwise: $q = |\nabla f|^2 + V - v$ with $V = \sigma^2\mathrm{diag}\,\Sigma$,
 $D = \rho/(\sqrt v + \epsilon\sqrt{\gamma_2})$ with $\rho = \eta/h$, and $D' = dD/dv$.
 
 Constant diagonal Sigma only. What depends on t alone is taken half a step earlier, which is its $-\tfrac12\partial_t$.
 In the batch-equivalent scaling third joint moments of theta and v, and fourth ones of noise whose fourth moment is
-not 3, still differ by O(h^2), so the order is 2 for some test functions only.
+not 3, still differ by O(h^2), so the order is 2 for some test functions only. Cf. Callisti, Romito, Triggiano 2025
+(arXiv 2509.21614); derived here.
 """
 
 from __future__ import annotations
