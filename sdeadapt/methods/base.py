@@ -45,6 +45,7 @@ class Method(ABC):
         scaling: "batch-equivalent" where `rescaled` keeps the SDE together with `oracle.rescaled`; otherwise the
             name of the scaling, refined by `refine="step"` only.
         linear: `step` is linear in state and gradient together, with coefficients that do not depend on theta.
+        smooth: `step` is smooth in the gradient; a noise-free law is not sought otherwise.
         second_order: the `refine` under which an SDE of order 2 is claimed; "" where there is none.
         invertible: a Point holds all that the chain remembers. False where `to_point` drops what has no limit; then
             `from_point` starts it afresh, and a run goes from State to State.
@@ -59,6 +60,7 @@ class Method(ABC):
     Point: ClassVar[type]
     scaling: str = "batch-equivalent"
     linear: ClassVar[bool] = False
+    smooth: ClassVar[bool] = True
     second_order: str = ""
     invertible: bool = True
     elementwise: ClassVar[bool] = True

@@ -29,11 +29,12 @@ class Level:
         base: the user's oracle; test functions are of it.
         sde: the SDE in the coordinates of `initial`, or None for chains alone.
         initial: a Point with rows (rows, dim); a path starts at a row drawn at random.
-        start: iterations that the chain makes alone before it hands its paths to the SDE.
+        start: the iteration at which the chain hands its paths to the SDE.
         records: iterations after which the test functions are evaluated, increasing.
         functions: name -> test function.
         substeps: fine SDE steps per iteration; the coarse solution makes half as many.
         solver: name of the one-step solver.
+        begin: the iteration that `initial` belongs to: 0, or `start` itself.
     """
 
     method: Method
@@ -46,6 +47,7 @@ class Level:
     functions: dict[str, TestFunction]
     substeps: int = 4
     solver: str = "extrapolated"
+    begin: int = 0
 
     def draw_initial(self, generator: torch.Generator, paths: int) -> Any:
         """Return the starting Point of every path."""
@@ -107,18 +109,18 @@ def run_paths(
     heavy = mode == "coupled" and oracle.heavy
     point = level.draw_initial(generator, paths)
     state, pair = method.from_point(point, oracle.scale), Pair(point, point)
-    chain_runs = mode != "sde" or level.start > 0
+    chain_runs = mode != "sde" or level.start > level.begin
     stream = oracle.stream(generator, paths) if chain_runs else None
     terms = expansion.begin(point) if expansion else None
     sde_terms: Terms | None = None
     seen: dict[str, list[Tensor]] = {"chain": [], "sde": [], "bias": [], "controls": [], "kept": []}
     least_u = math.inf
 
-    for k in range(level.records[-1]):
+    for k in range(level.begin, level.records[-1]):
         xi, draw = None, None
         if sde is not None and mode != "chain" and k >= level.start:
             if k == level.start:
-                if k > 0:
+                if k > level.begin:
                     point = method.to_point(state, oracle.scale)
                     pair = Pair(point, point)
                 sde_terms = terms
@@ -169,7 +171,7 @@ def first_divergence(level: Level, mode: Mode, generator: torch.Generator, paths
 
     Runs the same paths again and looks after every iteration, which the first run is spared.
     """
-    low, high = 1, level.records[-1]
+    low, high = level.begin + 1, level.records[-1]
     state = generator.get_state()
     while low < high:  # a path that is not finite stays so
         middle = (low + high) // 2

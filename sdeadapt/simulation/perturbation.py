@@ -131,8 +131,8 @@ class Expansion:
         x, last = flat.mean(0, keepdim=True), level.records[-1]
         covariance = (flat - x).T @ (flat - x) / flat.shape[0]
         keep = {level.start, *level.records}
-        steps, looks = [], {0: (x, covariance)}
-        for k in range(last):
+        steps, looks = [], {level.begin: (x, covariance)}
+        for k in range(level.begin, last):
             rows, length = _neighbours(x, _STEP, self._scale)
             mean, b, c, _ = self._moments(rows, k)
             a, db = _difference(mean, length), _difference(b, length)
@@ -152,7 +152,7 @@ class Expansion:
 
     def chain_step(self, terms: Terms, k: int, draw: Draw) -> Terms:
         """Return the terms after iteration k with this draw."""
-        s, oracle = self._chain[0][k], self.level.oracle
+        s, oracle = self._chain[0][k - self.level.begin], self.level.oracle
         fields, d = self._fields
         zeta = (oracle.sample(s.local, draw) - s.gradient).T.contiguous()
         paths = zeta.shape[1]
@@ -174,7 +174,7 @@ class Expansion:
     def _sde(self) -> tuple[list[_SDEStep], dict[int, tuple[Tensor, Tensor]]]:
         level, sde = self.level, self.level.sde
         assert sde is not None
-        x, covariance = self._chain[1][level.start] if level.start else self._start
+        x, covariance = self._chain[1][level.start] if level.start > level.begin else self._start
         h, coarse = level.method.time_step, level.substeps // 2
         dt, m, keep = h / coarse, sde.noise_dim, set(level.records)
         steps, looks = [], {}

@@ -113,7 +113,9 @@ def make_times(
     return grid
 
 
-def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, need_point: bool = True) -> Any:
+def make_initial(
+    method: Method, oracle: Oracle, theta0: Any, initial: Any, *, need_point: bool = True, held: bool = False
+) -> Any:
     """Return the starting Point with rows (rows, dim): theta0, and m and u of the method unless `initial` overrides.
 
     Args:
@@ -122,6 +124,7 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
         theta0: (dim,) or (rows, dim).
         initial: None, a Point or a mapping with some of the fields.
         need_point: False for chains started as torch starts them.
+        held: `initial` is the state at a given `start` > 0, where m and u need not be 0.
 
     Raises:
         ValueError: on shapes, values that are not finite, unknown fields or u, m != 0 under bias correction.
@@ -139,10 +142,10 @@ def make_initial(method: Method, oracle: Oracle, theta0: Any, initial: Any, *, n
     values: dict[str, torch.Tensor] = {}
     for name, value in overrides.items():
         values[name] = _field(name, value, theta)
-        if name != "theta" and method.bias_correction and bool((values[name] != 0).any()):
+        if name != "theta" and method.bias_correction and not held and bool((values[name] != 0).any()):
             raise ValueError(
                 f"With bias correction m = u = 0 at t = 0; got `initial` {name} != 0. "
-                "Leave it out, or set bias_correction=False."
+                "Leave it out, set bias_correction=False, or (in `verify`) give the `start` that it is the state at."
             )
     if "theta" in values and not torch.equal(values["theta"], theta):
         raise ValueError("`initial` theta must agree with `theta0`; leave one of them out.")

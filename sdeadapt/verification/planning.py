@@ -86,7 +86,7 @@ class Plan:
 
 def _cost(level: Level, mode: str) -> float:
     """Return evaluations of a gradient per path."""
-    alone, compared = _CHAIN_COST * level.start, level.records[-1] - level.start
+    alone, compared = _CHAIN_COST * (level.start - level.begin), level.records[-1] - level.start
     chain, sde = _CHAIN_COST * compared, _SDE_COST * level.substeps * compared
     return alone + {"chain": chain, "sde": sde, "coupled": chain + sde}[mode]
 

@@ -87,10 +87,10 @@ def _run(level: Level, wrong: ItoSDE, seeds: SeedTree) -> Tensor:
     generator = seeds.generator(Purpose.POWER, 0, 0, level.oracle.device)
     h, q = level.method.time_step, level.substeps
     x = level.draw_initial(generator, PATHS)
-    if level.start:
+    if level.start > level.begin:
         state = level.method.from_point(x, level.oracle.scale)
         stream = level.oracle.stream(generator, PATHS)
-        for k in range(level.start):
+        for k in range(level.begin, level.start):
             state = level.method.step(state, level.oracle.sample(level.oracle.at(state.theta), stream.next()), k)
         x = level.method.to_point(state, level.oracle.scale)
     y, seen = x, []

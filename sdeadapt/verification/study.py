@@ -63,9 +63,9 @@ def check_family(method: Method, oracle: Oracle, refine: Refine) -> None:
             )
         if refine == "svag" and method.sees_density and not oracle.gaussian:
             raise ValueError(
-                f"`refine` must not be 'svag' for {type(method).__name__} unless the noise is Gaussian: mixing two draws "
-                "keeps the covariance, but not the density of the noise at 0, which the mean of a sign depends on. Use "
-                "refine='noise' or 'step'."
+                f"`refine` must not be 'svag' for {type(method).__name__} unless the noise is Gaussian: mixing two "
+                "draws keeps the covariance, but not the density of the noise at 0, which the mean of a sign sees. "
+                "Use refine='noise' or 'step'."
             )
     if not oracle.independent:
         raise ValueError(
@@ -137,12 +137,15 @@ class Study:
         if len(multipliers) < 3 or sorted(set(multipliers)) != list(multipliers):
             raise ValueError(f"`multipliers` must be at least three increasing whole numbers; got {multipliers}.")
         try:
-            x0 = make_initial(method, oracle, theta0, initial)
+            held = start is not None and clock.start > 0
+            x0 = make_initial(method, oracle, theta0, initial, held=held)
         except NotDeclared as missing:
             if not alone:
                 raise
             raise NotDeclared(f"{missing} Or give the start by `initial`.") from missing
         functions = resolve_test_functions(test_functions, x0, oracle)
+        # with bias correction m = u = 0 at t = 0: anything else is the state at `start`
+        given = method.bias_correction and any(bool((f != 0).any()) for f in x0[1:])
         levels = []
         for multiplier in multipliers:
             r = method.refinement(multiplier)
@@ -152,5 +155,7 @@ class Study:
                 equation = m.sde(o, order) if sde is None else sde if isinstance(sde, ItoSDE) else sde(m, o)
                 check_sde(equation, x0, clock.start * clock.h, columns=o.noise_dim if o.couples else 0)
             records = tuple(t * r for t in clock.times)
-            levels.append(Level(m, o, oracle, equation, x0, clock.start * r, records, functions, substeps, solver))
+            first = clock.start * r
+            begin = first if given else 0
+            levels.append(Level(m, o, oracle, equation, x0, first, records, functions, substeps, solver, begin))
         return cls(clock, multipliers, tuple(levels), functions, oracle)
