@@ -6,6 +6,7 @@ from sdeadapt.methods.adam import Adam
 from sdeadapt.methods.adamw import AdamW, RMSpropW
 from sdeadapt.methods.averaged import Averaged
 from sdeadapt.methods.base import ItoSDE, Method, Schedule
+from sdeadapt.methods.cards import MethodCard, card, methods_table
 from sdeadapt.methods.momentum import Momentum
 from sdeadapt.methods.registry import METHODS, method
 from sdeadapt.methods.rmsprop import RMSprop
@@ -27,6 +28,7 @@ __all__ = [
     "FadingAdam",
     "ItoSDE",
     "Method",
+    "MethodCard",
     "Momentum",
     "MomentumVarianceAdapted",
     "RMSprop",
@@ -35,7 +37,9 @@ __all__ = [
     "SignSGD",
     "Signum",
     "VarianceAdapted",
+    "card",
     "from_torch",
     "inverse_root",
     "method",
+    "methods_table",
 ]

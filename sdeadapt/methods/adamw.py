@@ -117,7 +117,9 @@ class RMSpropW(_DecoupledDecay, RMSprop):
     r"""RMSprop with decoupled weight decay; one iteration advances the time step h of `RMSprop`.
 
     $\theta$ is first multiplied by $1-\eta\lambda$ (`decay="torch"`) or $1-\lambda$ ("independent"), and then moves as
-    in `RMSprop`. SDE and batch-size rule: as for `AdamW`.
+    in `RMSprop`. The SDE has the same further term as that of `AdamW`.
+
+    Batch-size rule (square root): as for `RMSprop`, and for $\lambda$ as for `AdamW`.
 
     Args:
         lr: learning rate, positive.

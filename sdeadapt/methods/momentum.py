@@ -43,9 +43,12 @@ class Momentum(Method):
     `friction` says what $\beta$ does as the time step h falls, hence which SDE and which batch-size rule it has:
 
     * "fixed-momentum": $\beta$ stays. The buffer forgets in a fixed number of steps, and the SDE is that of SGD with
-      the learning rate $h = \eta/(1-\beta)$, in theta alone. Rule (linear): $\eta \to \kappa\eta$.
+      the learning rate $h = \eta/(1-\beta)$, in theta alone.
     * "langevin": $\beta = 1 - \mu h$ with $h = \sqrt\eta$, so that the friction $\mu = (1-\beta)/h$ stays. The SDE is
-      that of a particle with velocity $V = -hm$. Rule: $\eta \to \kappa^2\eta$, $1-\beta \to \kappa(1-\beta)$.
+      that of a particle with velocity $V = -hm$.
+
+    Batch-size rule (linear): $\eta \to \kappa\eta$ at a fixed momentum; $\eta \to \kappa^2\eta$ and
+    $1-\beta \to \kappa(1-\beta)$ in the Langevin scaling.
 
     Args:
         lr: learning rate, positive.

@@ -55,6 +55,8 @@ class FadingAdam(Adam):
     With bias correction m is divided by the sum of its weights, $1 - \prod_{i\le k}\beta_1\lambda^i$. It has no SDE:
     after $1/(1-\lambda)$ iterations, whatever the step size, m has lost its memory and the method is RMSprop.
 
+    Batch-size rule: none, as $1-\beta_1$ tends to 1 and cannot grow.
+
     Args:
         lr: learning rate, positive.
         beta1: of the average of gradients at first, in (0, 1).

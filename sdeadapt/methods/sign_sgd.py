@@ -38,10 +38,11 @@ class SignSGDPoint(NamedTuple):
 class SignSGD(Method):
     r"""Sign descent, $\theta_{k+1} = \theta_k - \eta\,\mathrm{sign}(g_k)$, in one of two scalings.
 
-    "batch-equivalent": one iteration advances the time step h = lr², and the noise dominates the gradient. Batch-size
-    rule (square root): $\eta \to \sqrt\kappa\,\eta$.
+    "batch-equivalent": one iteration advances the time step h = lr², and the noise dominates the gradient.
 
     "fixed-noise": h = lr at the noise that the oracle has; the SDE depends on h, and is refined by `refine="step"`.
+
+    Batch-size rule (square root): $\eta \to \sqrt\kappa\,\eta$. At fixed noise there is none.
 
     The mean of a sign sees the density of the noise, not its variance alone. SVAG, which mixes two draws, is therefore
     refused unless the noise is Gaussian.
