@@ -1,7 +1,13 @@
 """Sphinx configuration. The reference is made from the docstrings of every module."""
 
 import re
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import methods_table
 
 project = "sdeadapt"
 copyright = "the sdeadapt authors"
@@ -55,5 +61,6 @@ def piece_to_rst(piece):
 
 
 def setup(app):
-    """Run before napoleon (priority 500), which reads the Google sections."""
+    """Run before napoleon (priority 500), which reads the Google sections; fill in the page of methods."""
+    app.connect("source-read", methods_table.insert)
     app.connect("autodoc-process-docstring", to_rst, priority=400)

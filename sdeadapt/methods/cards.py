@@ -11,7 +11,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sdeadapt.methods.base import Method
 from sdeadapt.methods.registry import METHODS, method
@@ -170,7 +170,8 @@ def _powers(method: Method) -> dict[str, float]:
     except NotDeclared:
         return {}
     found: dict[str, float] = {}
-    names = [f.name for f in dataclasses.fields(method) if f.init] if dataclasses.is_dataclass(method) else []
+    known: Any = method  # its class need not be a dataclass
+    names = [f.name for f in dataclasses.fields(known) if f.init] if dataclasses.is_dataclass(known) else []
     for name in names:
         before, after = getattr(method, name), getattr(other, name)
         if name == "time_step" or not isinstance(before, float) or before == after:
