@@ -46,7 +46,8 @@ class _Job:
     initial: Any
     functions: dict[str, TestFunction]
     refine: int  # iterations, or fine steps of the solver, per base step
-    burn_in: int
+    every: int  # base steps per look
+    burn_in: int  # in looks, as `steps`
     steps: int
     batches: int
     seeds: SeedTree
@@ -71,16 +72,17 @@ class _Job:
     def _chain_looks(self, generator: torch.Generator, n: int) -> Iterator[Tensor]:
         state = self.method.from_point(draw_initial(self.initial, generator, n), self.oracle.scale)
         stream = self.oracle.stream(generator, n)
-        for k in range((self.burn_in + self.steps) * self.refine):
+        for k in range((self.burn_in + self.steps) * self.every * self.refine):
             state = self.method.step(state, self.oracle.sample(self.oracle.at(state.theta), stream.next()), k)
-            if (k + 1) % self.refine == 0:
+            if (k + 1) % (self.every * self.refine) == 0:
                 yield evaluate(self.functions, self.method.to_point(state, self.oracle.scale), self.base)
 
     def _sde_looks(self, generator: torch.Generator, n: int) -> Iterator[Tensor]:
-        step, end = self.method.time_step / self.refine, (self.burn_in + self.steps) * self.refine
+        step = self.method.time_step / self.refine
+        end = (self.burn_in + self.steps) * self.every * self.refine
         solution = Solution(self.sde, self.initial, 0.0, step, (end,), self.functions, self.base, "extrapolated")
         for k, pair in solution.walk(generator, n):
-            if k % self.refine == 0:
+            if k % (self.every * self.refine) == 0:
                 values, bias = solution.look(pair)
                 assert bias is not None
                 yield torch.cat([values, bias], 1)
@@ -97,6 +99,7 @@ def long_run(
     test_functions: Iterable[str] | None = None,
     paths: int = 1024,
     batches: int = 8,
+    every: int = 1,
     refinement: int = 2,
     substeps: int = 4,
     confidence: float = 0.95,
@@ -117,11 +120,13 @@ def long_run(
         oracle: one that `stationary` knows, unless `law` is given.
         theta0: (dim,), or (rows, dim) for a start drawn among the rows.
         burn_in: base steps that are left out; several times the longest relaxation time.
-        steps: base steps that are averaged over, a multiple of `batches`.
+        steps: base steps that are averaged over.
         law: the law to compare with; None is the method's own, `stationary(method, oracle)`.
         test_functions: names that `Stationary.expectation` knows; None for a set that is not blind.
         paths: independent paths, >= 2.
         batches: time batches, an even number.
+        every: base steps from look to look; a fraction of the relaxation time loses little. It divides `burn_in`, and
+            `steps` is a multiple of `batches` times it.
         refinement: of the chain's second step, >= 2.
         substeps: of the solver, even.
         confidence: of all intervals of the report at once.
@@ -152,8 +157,13 @@ def long_run(
     check_substeps(substeps)
     check_open_unit("confidence", confidence)
     check_positive("margin", margin)
-    if check_integer("batches", batches) % 2 or check_integer("steps", steps) % batches:
-        raise ValueError(f"`batches` must be even and divide `steps`; got {batches} and {steps}.")
+    if check_integer("batches", batches) % 2:
+        raise ValueError(f"`batches` must be even: the halves of the run are compared; got {batches}.")
+    if check_integer("steps", steps) % (batches * check_integer("every", every)) or burn_in % every:
+        raise ValueError(
+            f"`steps` must be a multiple of batches * every = {batches * every}, and `burn_in` of every; "
+            f"got {steps} and {burn_in}."
+        )
     if method.scaling != "batch-equivalent":
         raise ValueError(f"`method` must keep its SDE as h falls; got scaling={method.scaling!r}.")
     if method.bias_correction:
@@ -169,8 +179,8 @@ def long_run(
     for process, refine in (CHAIN, 1), (FINE, refinement), (SDE, substeps):
         fine = (method.rescaled(1 / refine), oracle.rescaled(1 / refine)) if process == FINE else (method, oracle)
         job = _Job(
-            process, *fine, oracle, sde, initial, functions, refine, burn_in, steps, batches, seeds, run.device,
-            paths, size,
+            process, *fine, oracle, sde, initial, functions, refine, every, burn_in // every, steps // every,
+            batches, seeds, run.device, paths, size,
         )  # fmt: skip
         parts = list(run_chunks(job, math.ceil(paths / size), run))
         moments = parts[0][0]
@@ -184,7 +194,7 @@ def long_run(
     mean, sem, correlation, drift = (np.array(values) for values in zip(*found, strict=True))
     config = {
         "method": method.describe(), "oracle": oracle.describe(), "burn_in": burn_in, "steps": steps,
-        "batches": batches, "refinement": refinement, "substeps": substeps, "confidence": confidence,
+        "batches": batches, "every": every, "refinement": refinement, "substeps": substeps, "confidence": confidence,
         "margin": margin, "seed": rng if isinstance(rng, int) else str(rng), "device": run.device, "dtype": run.dtype,
         "chunk": size,
     }  # fmt: skip
