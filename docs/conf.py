@@ -38,7 +38,7 @@ suppress_warnings = ["ref.python"]  # State and Point are names that every metho
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-MATH_OR_CODE = re.compile(r"(\$[^$]+\$|``[^`]+``|(?<!:)`[^`]+`)")
+MATH_OR_CODE = re.compile(r"(\$\$[^$]+\$\$|\$[^$]+\$|``[^`]+``|(?<!:)`[^`]+`)")
 
 
 def to_rst(app, what, name, obj, options, lines):

@@ -1,0 +1,98 @@
+"""Every method that has an SDE, verified on one small problem: verdict, order, estimator and cost, a row each.
+
+The problem is `Rippled` in one dimension with Gaussian noise: not quadratic, its covariance depends on theta. The base
+step is h = 1/16 or so, and the estimator "auto": no random number where the state is small and a step smooth. The first
+steps with bias correction are left out: Adam runs without it, and the variance-adapted methods start at t = 1.
+
+    python experiments/methods_table.py --out results/methods_table
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sdeadapt as sa
+from sdeadapt.methods import METHODS, card
+from sdeadapt.oracles import Rippled
+from sdeadapt.text import duration, short, table
+from sdeadapt.verification.decision import Verdict
+
+PATHS, SMOKE = 32768, 128
+
+
+class Study(NamedTuple):
+    """A method, sigma of its problem, and what differs from the other studies."""
+
+    method: sa.Method
+    scale: float
+    options: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    steps: int = 16
+
+
+def studies():
+    """Return every study by name; constants in SDE time are of order 1."""
+    betas, held = {"beta1": 7 / 8, "beta2": 15 / 16}, {"start": 1.0, "initial": {"m": [0.5], "u": [0.7]}}
+    step, coarse = {"refine": "step", "multipliers": (1, 2, 4, 8)}, {"multipliers": (1, 2, 4)}
+    return {
+        "sgd": Study(sa.SGD(1 / 16), 2.0),
+        "momentum": Study(sa.Momentum(1 / 32, 0.5), 2.0),
+        "momentum, langevin": Study(sa.Momentum(1 / 256, 15 / 16, friction="langevin"), 2.0),
+        "rmsprop": Study(sa.RMSprop(1 / 4, 15 / 16, 0.2), 4.0),
+        "rmsprop, ballistic": Study(sa.RMSprop(1 / 16, 15 / 16, 0.5, scaling="ballistic"), 1.0, step),
+        "rmspropw": Study(sa.RMSpropW(1 / 4, 15 / 16, 0.2, weight_decay=0.1), 4.0),
+        "adam": Study(sa.Adam(1 / 4, eps=0.4, bias_correction=False, **betas), 4.0),
+        "adam, ballistic": Study(
+            sa.Adam(1 / 16, eps=0.5, bias_correction=False, scaling="ballistic", **betas), 1.0, step
+        ),
+        "adamw": Study(sa.AdamW(1 / 4, eps=0.4, bias_correction=False, weight_decay=0.1, **betas), 4.0),
+        "adagrad": Study(sa.Adagrad(0.5, eps=0.1, time_step=1 / 16), 4.0),
+        "adadelta": Study(sa.Adadelta(1 / 4, 15 / 16, 0.1), 4.0),
+        "signsgd": Study(sa.SignSGD(1 / 4), 0.5, coarse, steps=16),
+        "signsgd, fixed noise": Study(sa.SignSGD(1 / 8, "fixed-noise"), 1.0, step, steps=8),
+        "momentumvarianceadapted": Study(sa.MomentumVarianceAdapted(1 / 16, 15 / 16), 2.0, held, steps=32),
+        "varianceadapted": Study(sa.VarianceAdapted(0.5, 15 / 16, time_step=1 / 16), 4.0, held, steps=32),
+    }
+
+
+def without_sde():
+    """Return the methods that say why they have none."""
+    return {
+        name: found for name, found in ((n, card(sa.methods.method(n, lr=0.1))) for n in METHODS) if not found.orders
+    }
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="new directory: a run directory per study")
+    parser.add_argument("--smoke", action="store_true", help="128 paths, three levels: some seconds, no claim")
+    parser.add_argument("--only", nargs="+", choices=list(studies()), help="these studies")
+    parser.add_argument("--paths", type=int, default=PATHS, help="a level, where random numbers are needed")
+    given = parser.parse_args(argv)
+    began, rows, verdicts = time.perf_counter(), [], []
+    for name, study in studies().items():
+        if given.only and name not in given.only:
+            continue
+        options = study.options | ({"multipliers": (1, 2, 4)} if given.smoke else {})
+        report = sa.verify(
+            study.method, Rippled(study.scale, noise="gaussian"), theta0=[1.0], steps=study.steps, estimator="auto",
+            budget=sa.Budget(paths=SMOKE if given.smoke else given.paths), **options,
+        )  # fmt: skip
+        report.save(given.out / name.replace(",", "").replace(" ", "_"))
+        verdicts.append(report.verdict)
+        rows.append([
+            name, report.config["refine"], report.verdict.value, short(report.order),
+            "{:.2f} to {:.2f}".format(*report.order_interval), report.estimator, duration(report.seconds),
+        ])  # fmt: skip
+        print(f"{name}: {report.message}", flush=True)
+    header = ["method", "refine", "verdict", "order", "95 % interval", "estimator", "cost"]
+    print("\n" + table(header, rows, left=3) + "\n")
+    for name, found in without_sde().items():
+        print(f"{name}: {found.sde}")
+    print(f"\nCost: {duration(time.perf_counter() - began)} of wall time, one process.")
+    return 0 if given.smoke or Verdict.REFUTED not in verdicts else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
