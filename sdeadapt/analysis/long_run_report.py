@@ -103,7 +103,7 @@ class LongRun(Saved):
         if self.verdict is Verdict.REFUTED:
             z = np.array([self.z(process) for process in self.processes])
             i, j = np.unravel_index(np.abs(z).argmax(), z.shape)
-            return f"The {list(self.processes)[i]}'s {self.names[j]} is {z[i, j]:.1f} standard errors off."
+            return f"The {('chain', 'SDE')[i]}'s {self.names[j]} is {z[i, j]:.1f} standard errors off."
         width = f"the intervals reach {100 * self.half_width:.2g} %, the margin is {100 * self.config['margin']:.2g} %"
         return f"The closed form lies in every interval; {width}."
 
