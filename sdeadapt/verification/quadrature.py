@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -21,17 +22,22 @@ from sdeadapt.checks import check_integer, check_positive
 from sdeadapt.methods.base import ItoSDE
 from sdeadapt.oracles.base import Draw, NotDeclared, Oracle
 from sdeadapt.simulation.paths import Level
-from sdeadapt.verification.domain import Moves, find_windows
+from sdeadapt.verification.domain import Moves, find_bounds
 from sdeadapt.verification.noise_free import Means
 from sdeadapt.verification.transition import Axis, Grid, Operator, compressed
 
 __all__ = ["Resolution", "quadrature_means", "why_no_quadrature"]
 
-_POINTS = {1: {"theta": 128}, 2: {"theta": 72, "u": 22, "": 40}, 3: {"theta": 44, "u": 14, "": 30}}
+# by the number of coordinates; other fields than theta and u have the points of ""
+_POINTS = {1: {"theta": 128}, 2: {"theta": 72, "u": 22, "": 40}, 3: {"theta": 48, "u": 20, "": 34}}
 _NODES = {1: 24, 2: 16, 3: 10}
-_EULER = (1, 2, 3, 4, 6, 8)  # multiples of the fewest steps, by which the SDE is extrapolated
+_RADIUS = {1: 6.5, 2: 6.5, 3: 6.0}
+_EULER = {1: 16, 2: 16, 3: 8}
+_COARSER = {1: 0.82, 2: 0.82, 3: 0.87}
+_DECAY = {1: 0.5, 2: 0.5, 3: 0.45}  # of the weight of interpolation, in units of the law's own
+_MULTIPLES = (1, 2, 3, 4, 6, 8)  # of the fewest steps, by which the SDE is extrapolated
 _ROWS = 1 << 18  # gradients drawn at a time
-_DECAY = 0.5  # of the weight of interpolation, in units of the law's own
+_TRAVEL = 0.15  # of the widest spread: a mean that moves further takes the grid along
 _WALK = 64  # fewest Euler steps along the SDE's mean path
 _PROBES = 7  # grid points at which two steps are compared
 
@@ -44,21 +50,24 @@ class Resolution:
         points: of the grid, one number per coordinate of the Point.
         nodes: of the gradient's law, at every point.
         radius: of the domain, in standard deviations about the mean path; positive.
-        euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many.
+        euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many (up
+            to 6 times for three coordinates: many small steps without noise of their own in theta are unstable).
 
     Example:
-        >>> Resolution(points=(48, 20), nodes=12).radius
-        6.5
+        >>> Resolution(points=(48, 20)).filled(("theta", "u")).nodes
+        16
     """
 
     points: tuple[int, ...] | None = None
     nodes: int | None = None
-    radius: float = 6.5
-    euler: int = 16
+    radius: float | None = None
+    euler: int | None = None
 
     def __post_init__(self) -> None:
-        check_positive("radius", self.radius)
-        check_integer("euler", self.euler)
+        if self.radius is not None:
+            check_positive("radius", self.radius)
+        if self.euler is not None:
+            check_integer("euler", self.euler)
         if self.nodes is not None:
             check_integer("nodes", self.nodes, minimum=2)
         for n in self.points or ():
@@ -70,17 +79,19 @@ class Resolution:
         Raises:
             ValueError: if `points` has another number of entries.
         """
-        own = _POINTS[len(fields)]
+        size = len(fields)
+        own = _POINTS[size]
         points = self.points or tuple(own.get(name, own.get("", 32)) for name in fields)
         if len(points) != len(fields):
             raise ValueError(f"`points` must have {len(fields)} entries, for {', '.join(fields)}; got {points}.")
-        return replace(self, points=points, nodes=self.nodes or _NODES[len(fields)])
+        radius, euler = self.radius or _RADIUS[size], self.euler or _EULER[size]
+        return Resolution(points, self.nodes or _NODES[size], radius, euler)
 
     @property
     def coarser(self) -> Resolution:
         """A grid with fewer points."""
         assert self.points is not None
-        return replace(self, points=tuple(max(3, math.floor(0.82 * n)) for n in self.points))
+        return replace(self, points=tuple(max(4, math.floor(_COARSER[len(self.points)] * n)) for n in self.points))
 
     @property
     def fewer(self) -> Resolution:
@@ -91,6 +102,7 @@ class Resolution:
     @property
     def smaller(self) -> Resolution:
         """A smaller domain."""
+        assert self.radius is not None
         return replace(self, radius=0.86 * self.radius)
 
 
@@ -145,11 +157,11 @@ def quadrature_means(
     """
     fine = resolution.filled(levels[0].initial._fields)
     coarse = fine.coarser
-    passes = []
+    passes: list[_Law] = []
     for n, one in enumerate((fine, coarse, coarse.fewer, coarse.smaller)):
-        passes.append(_pass(levels, one))
+        passes.append(_pass(levels, one, passes[1] if n == 2 else None))  # the SDE needs no nodes
         tick(n + 1, 4)
-    first, second, fewer, smaller = passes
+    first, second = passes[:2]
     errors = [law.chain - law.sde for law in passes]
     epsilon = float(torch.finfo(torch.float64).eps)
     bounds = {
@@ -169,36 +181,65 @@ def quadrature_means(
 
 @dataclass(frozen=True, eq=False)
 class _Stage:
-    """The grids of a study: each serves up to the end of its window, in units of time that all levels' steps divide."""
+    """The grids of a study: one for all times, or one that moves with a law that travels.
 
-    levels: tuple[Level, ...]
+    units: of time up to the end, whole numbers of every level's steps; begin: the first; low, high (units + 1, F): the
+    bounds at the ends of units; travel (F,): how far the mean moves.
+    """
+
     units: int
-    ends: tuple[int, ...]
-    grids: tuple[Grid, ...]
+    begin: int
+    low: Tensor
+    high: Tensor
+    travel: Tensor
+    points: tuple[int, ...]
+    roots: tuple[bool, ...]
+    decay: float
+    found: dict[float, Grid]
 
-    def stops(self, level: Level) -> list[tuple[int, Grid]]:
-        """Return the iterations at which a window ends, each with the window's grid."""
-        per_unit, first = level.records[-1] // self.units, self.levels[0]
-        begin = first.begin * self.units // first.records[-1]
-        return [((begin + end) * per_unit, grid) for end, grid in zip(self.ends, self.grids, strict=True)]
+    @cached_property
+    def moves(self) -> bool:
+        """Whether the law travels: an edge that it moves away from would be carried into the middle of one grid.
+
+        Not with three coordinates: theta is driven by m there, and a grid that widens as both spread is unstable.
+        """
+        return len(self.points) < 3 and bool((self.travel > _TRAVEL * (self.high - self.low).amax(0)).any())
+
+    def grid(self, time: float) -> Grid:
+        """Return the grid at a time in units; of a law that stays, always the same one."""
+        if not self.moves:
+            low, high, time = self.low.amin(0), self.high.amax(0), 0.0
+        else:
+            place = min(max(time - self.begin, 0.0), len(self.low) - 1.0)
+            unit = min(int(place), len(self.low) - 2)
+            low, high = (torch.lerp(x[unit], x[unit + 1], place - unit) for x in (self.low, self.high))
+        if time not in self.found:
+            axes = (
+                Axis(*one, self.decay) for one in zip(low.tolist(), high.tolist(), self.points, self.roots, strict=True)
+            )
+            self.found[time] = Grid(tuple(axes))
+        return self.found[time]
 
 
 @torch.no_grad()
-def _pass(levels: tuple[Level, ...], resolution: Resolution) -> _Law:
-    """Return chain and SDE of every level at one resolution, all on the same grids."""
+def _pass(levels: tuple[Level, ...], resolution: Resolution, known: _Law | None = None) -> _Law:
+    """Return chain and SDE of every level at one resolution, all on the same grids; `known` has the SDE already."""
     assert resolution.nodes is not None
+    assert resolution.euler is not None
     stage = _stage(levels, resolution)
-    shared = _same_sde(levels, stage.grids[0]) and all(level.begin == level.start for level in levels)
-    looks = {id(grid): _look(levels[0], grid) for grid in stage.grids}
+    shared = _same_sde(levels, stage.grid(stage.begin)) and all(level.begin == level.start for level in levels)
+    looks: dict[int, _Look] = {}
     chains, solutions, edge, steps = [], [], 0.0, 0
     for i, level in enumerate(levels):
         laws = dict(_chain_law(level, stage, resolution.nodes))
         steps = max(steps, level.records[-1] - level.begin)
-        chain = [_means(*laws[k], looks) for k in level.records]
+        chain = [_means(level, *laws[k], looks) for k in level.records]
         edge = max(edge, *(one.edge for one in chain))
         chains.append(torch.cat([one.phi for one in chain]))
-        if i == 0 or not shared:
+        if known is None and (i == 0 or not shared):
             solutions.append(_sde_means(level, stage, laws[level.start], looks, resolution.euler))
+    if known is not None:
+        return known._replace(chain=torch.stack(chains).numpy())
     sde, before, square = (np.stack([s[n] for s in solutions] * (len(levels) if shared else 1)) for n in range(3))
     return _Law(torch.stack(chains).numpy(), sde, before, square, edge, steps, shared)
 
@@ -224,7 +265,9 @@ def _look(level: Level, grid: Grid) -> _Look:
     return _Look(phi, tail)
 
 
-def _means(grid: Grid, moments: Tensor, looks: dict[int, _Look]) -> _Mean:
+def _means(level: Level, grid: Grid, moments: Tensor, looks: dict[int, _Look]) -> _Mean:
+    if id(grid) not in looks:  # all levels have the same functions, and `looks` does not outlive the grids
+        looks[id(grid)] = _look(level, grid)
     look, weights = looks[id(grid)], grid.weights(moments).reshape(-1)
     return _Mean(weights @ look.phi, weights @ look.phi.square(), float((weights @ look.tail).abs()))
 
@@ -233,10 +276,10 @@ def _stage(levels: tuple[Level, ...], resolution: Resolution) -> _Stage:
     """Return the grids, wide enough for the coarsest chain and the SDEs of both ends."""
     assert resolution.points is not None
     assert resolution.nodes is not None
+    assert resolution.radius is not None
     first, nodes, count = levels[0], resolution.nodes, len(levels[0].initial)
     units = math.gcd(*(level.records[-1] for level in levels))
     begin = first.begin * units // first.records[-1]
-    length = units - begin
 
     def chain(k: int, points: Tensor) -> tuple[Tensor, Tensor]:
         g, weights = gradient_law(first.oracle, points[:, 0].contiguous(), nodes)
@@ -244,7 +287,7 @@ def _stage(levels: tuple[Level, ...], resolution: Resolution) -> _Stage:
         return torch.stack(chain_images(first, rows, g, first.begin + k), -1), weights
 
     walks: list[tuple[int, Moves]] = [(first.records[-1] // units, chain)]
-    per_unit = math.ceil(_WALK / length)
+    per_unit = math.ceil(_WALK / (units - begin))
     dt = first.records[-1] * first.method.time_step / (units * per_unit)
     for level in (first, levels[-1]):
 
@@ -256,21 +299,14 @@ def _stage(levels: tuple[Level, ...], resolution: Resolution) -> _Stage:
             return torch.stack([x.expand(size, -1) for x in images], -1), weights[:, None].expand(-1, len(points))
 
         walks.append((per_unit, euler))
-    roots = [name == "u" for name in first.initial._fields]
-    windows = find_windows(torch.cat(tuple(first.initial), 1), length, walks, resolution.radius, roots)
-    grids = [
-        Grid(
-            tuple(
-                Axis(low, high, n, root, _DECAY * resolution.radius)
-                for (low, high), n, root in zip(window.bounds, resolution.points, roots, strict=True)
-            )
-        )
-        for window in windows
-    ]
-    return _Stage(levels, units, tuple(window.end for window in windows), tuple(grids))
+    roots = tuple(name == "u" for name in first.initial._fields)
+    low, high, travel = find_bounds(torch.cat(tuple(first.initial), 1), units - begin, walks, resolution.radius, roots)
+    low = torch.minimum(torch.cat([low[:1], low]), torch.cat([low, low[-1:]]))  # at the ends of units
+    high = torch.maximum(torch.cat([high[:1], high]), torch.cat([high, high[-1:]]))
+    return _Stage(units, begin, low, high, travel, resolution.points, roots, _DECAY[count] * resolution.radius, {})
 
 
-# -- chain ---------------------------------------------------------------------------------------------------------------
+# -- chain ------------------------------------------------------------------------------------------------------------
 
 
 def gradient_law(oracle: Oracle, theta: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
@@ -304,36 +340,30 @@ def chain_images(level: Level, rows: tuple[Tensor, ...], g: Tensor, k: int) -> t
 
 def _chain_law(level: Level, stage: _Stage, nodes: int) -> Iterator[tuple[int, tuple[Grid, Tensor]]]:
     """Yield the law of the chain, a grid and moments on it, at `level.start` and at every recorded iteration."""
-    k, grid = level.begin, stage.grids[0]
-    n = level.initial.theta.shape[0]
+    k, per_unit = level.begin, level.records[-1] // stage.units
+    grid, n = stage.grid(k / per_unit), level.initial.theta.shape[0]
     moments = grid.moments([x[:, 0] for x in level.initial], torch.full((n,), 1 / n, dtype=torch.float64))
-    wanted = {level.start, *level.records}
     if k == level.start:
         yield k, (grid, moments)
-    for end, window in stage.stops(level):
-        moments, grid = _moved(moments, grid, window), window
-        rows = grid.rows
-        g, weights = gradient_law(level.oracle, grid.axes[0].nodes, nodes)  # (Q, points)
-        everywhere = g.repeat_interleave(math.prod(grid.shape[1:]), 1)
-        if bool((weights == weights[:, :1]).all()):
-            weights = weights[:, 0]
-        few, near = _probed(rows), everywhere[:, _probes(rows)]
-        operator = None
-        for stop in sorted({end, *(w for w in wanted if k < w < end)}):
-            while k < stop:
-                here, n = chain_images(level, few, near, k), 1
+    operator, known = None, None
+    for stop in sorted({level.start, *level.records} - {k}):
+        while k < stop:
+            rows = grid.rows
+            if known is not grid:
+                g, weights = gradient_law(level.oracle, grid.axes[0].nodes, nodes)  # (Q, points)
+                everywhere, known = g.repeat_interleave(math.prod(grid.shape[1:]), 1), grid
+                if bool((weights == weights[:, :1]).all()):
+                    weights = weights[:, 0]
+            n, after = 1, stage.grid((k + 1) / per_unit)
+            if after is grid:
+                few, near = _probed(rows), everywhere[:, _probes(rows)]
+                here = chain_images(level, few, near, k)
                 while k + n < stop and _equal(here, chain_images(level, few, near, k + n)):
                     n += 1
-                images = [x.reshape(-1, *grid.shape) for x in chain_images(level, rows, everywhere, k)]
-                operator = Operator(grid, images, weights, n, operator)
-                moments, k = operator.push(moments, n), k + n
-            if k in wanted:
-                yield k, (grid, moments)
-
-
-def _moved(moments: Tensor, grid: Grid, window: Grid) -> Tensor:
-    """Return the law's moments on another grid."""
-    return moments if grid is window else window.moments(grid.rows, grid.weights(moments).reshape(-1))
+            images = [x.reshape(-1, *grid.shape) for x in chain_images(level, rows, everywhere, k)]
+            operator = Operator(grid, images, weights, n, operator if after is grid else None, after)
+            moments, k, grid = operator.push(moments, n), k + n, after
+        yield k, (grid, moments)
 
 
 def _probes(rows: tuple[Tensor, ...]) -> Tensor:
@@ -348,7 +378,7 @@ def _equal(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-# -- SDE -----------------------------------------------------------------------------------------------------------------
+# -- SDE --------------------------------------------------------------------------------------------------------------
 
 
 def coefficients(sde: ItoSDE, t: float, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -395,11 +425,14 @@ def _sde_means(
     """Return E phi(SDE) at every record, extrapolated; the same without the finest solution; E phi^2. (J,) each."""
     units = stage.units * (level.records[-1] - level.start) // level.records[-1]
     runs, squares = [], [torch.zeros(0)]
-    for multiple in _EULER:
-        found = [_means(*one, looks) for one in _euler_laws(level, stage, law, math.ceil(euler / units) * multiple)]
+    multiples = _MULTIPLES if len(stage.points) < 3 else _MULTIPLES[:-1]
+    for multiple in multiples:
+        found = [
+            _means(level, *one, looks) for one in _euler_laws(level, stage, law, math.ceil(euler / units) * multiple)
+        ]
         runs.append(torch.cat([one.phi for one in found]))
         squares = [one.square for one in found]
-    sizes = [1 / n for n in _EULER]
+    sizes = [1 / n for n in multiples]
     square = torch.cat(squares).clamp_min(0).numpy()
     return _neville(sizes, runs).numpy(), _neville(sizes[:-1], runs[:-1]).numpy(), square
 
@@ -409,24 +442,20 @@ def _euler_laws(level: Level, stage: _Stage, law: tuple[Grid, Tensor], per_unit:
     sde, per_level = level.sde, level.records[-1] // stage.units
     assert sde is not None
     dt = per_level * level.method.time_step / per_unit
-    grid, moments = law
-    k, records = level.start // per_level * per_unit, {record // per_level * per_unit for record in level.records}
-    for last, window in stage.stops(level):
-        end = last // per_level * per_unit
-        if end <= k:
-            continue
-        moments, grid = _moved(moments, grid, window), window
-        few, operator = _probed(grid.rows), None
-        for stop in sorted({end, *(r for r in records if k < r < end)}):
-            while k < stop:
-                here, n = coefficients(sde, k * dt, few), 1
+    (grid, moments), k, operator = law, level.start // per_level * per_unit, None
+    for stop in (record // per_level * per_unit for record in level.records):
+        while k < stop:
+            n, after = 1, stage.grid((k + 1) / per_unit)
+            if after is grid:
+                few = _probed(grid.rows)
+                here = coefficients(sde, k * dt, few)
                 while k + n < stop and _equal(here, coefficients(sde, (k + n) * dt, few)):
                     n += 1
-                images, weights = euler_images(*coefficients(sde, k * dt, grid.rows), grid.rows, dt)
-                operator = Operator(grid, [x.reshape(-1, *grid.shape) for x in images], weights, n, operator)
-                moments, k = operator.push(moments, n), k + n
-            if k in records:
-                yield grid, moments
+            images, weights = euler_images(*coefficients(sde, k * dt, grid.rows), grid.rows, dt)
+            images = [x.reshape(-1, *grid.shape) for x in images]
+            operator = Operator(grid, images, weights, n, operator if after is grid else None, after)
+            moments, k, grid = operator.push(moments, n), k + n, after
+        yield grid, moments
 
 
 def _neville(sizes: list[float], values: list[Tensor]) -> Tensor:
@@ -447,7 +476,7 @@ def _same_sde(levels: tuple[Level, ...], grid: Grid) -> bool:
             times = (max(k, 1) * base.method.time_step, max(other, 1) * level.method.time_step)
             if abs(times[0] - times[1]) > 1e-9 * times[0] and k:
                 return False
-            found = [coefficients(one.sde, times[0], grid.rows) for one in (base, level)]
+            found = [coefficients(one.sde, times[0], grid.rows) for one in (base, level) if one.sde is not None]
             for a, b in zip(*found, strict=True):
                 if a.shape != b.shape or float((a - b).abs().max()) > 1e-11 * float(a.abs().max()):
                     return False

@@ -1,9 +1,10 @@
 r"""Transition operators of Markov chains on tensor grids of Chebyshev points, with no random number.
 
-A law is held by its moments $M_{abc} = E\,T_a T_b T_c$, of Chebyshev polynomials of the coordinates (divided by a weight,
-see `Axis`). One step takes them to nodal weights $\mu$, by polynomial interpolation of whatever is averaged, and then to
-the moments after the step, $M'_{abc} = \sum_{x,z} \mu_x w_z\, T_a(x'_1) T_b(x'_2) T_c(x'_3)$, the images $x' = F(x, z)$ of all nodes x and noises z
-being given. The sum is taken axis by axis: an image that does not depend on a coordinate is not summed over it twice.
+A law is held by its moments $M_{abc} = E\,T_a T_b T_c$, of Chebyshev polynomials of the coordinates (divided by a
+weight, see `Axis`). One step takes them to nodal weights $\mu$, by polynomial interpolation of whatever is averaged,
+and then to the moments after the step, $M'_{abc} = \sum_{x,z} \mu_x w_z\, T_a(x'_1) T_b(x'_2) T_c(x'_3)$, for the
+images $x' = F(x, z)$ of all nodes x and noises z. The sum is taken axis by axis: an image that does not depend on a
+coordinate is not summed over it twice.
 """
 
 from __future__ import annotations
@@ -129,15 +130,22 @@ class Operator:
         weights: of the noises, (Q,), or (Q, points) where they depend on the first coordinate.
         steps: how many it will serve: a matrix is made where that pays.
         before: the operator of another step, whose polynomials are taken over where an image is the same.
+        after: the grid of the law after the step, if it is another.
     """
 
     def __init__(
-        self, grid: Grid, images: Sequence[Tensor], weights: Tensor, steps: int = 1, before: Operator | None = None
+        self,
+        grid: Grid,
+        images: Sequence[Tensor],
+        weights: Tensor,
+        steps: int = 1,
+        before: Operator | None = None,
+        after: Grid | None = None,
     ) -> None:
         self.grid, self.images = grid, tuple(images)
         self._weights = (_NOISE + _LETTERS[0] if weights.dim() == 2 else _NOISE, weights)
         self._factors: list[_Factor] = []
-        for n, (axis, image) in enumerate(zip(grid.axes, images, strict=True)):
+        for n, (axis, image) in enumerate(zip((after or grid).axes, images, strict=True)):
             if before is not None and torch.equal(image, before.images[n]):
                 self._factors.append(before._factors[n])
                 continue
@@ -236,17 +244,16 @@ def compressed(atoms: Tensor, weights: Tensor, size: int) -> tuple[Tensor, Tenso
     spread = ((atoms - centre).square() * weights).sum(1, keepdim=True).sqrt()
     x = (atoms - centre) / torch.where(spread > 0, spread, 1.0)
     root = weights.sqrt()
-    basis = [(root / root.norm()).expand(rows, n)]
+    basis = (root / root.norm()).expand(rows, 1, n)
     diagonal, beside = [], []
-    for j in range(size):
-        v = x * basis[j]
-        diagonal.append((v * basis[j]).sum(1))
+    for _ in range(size):
+        v = x * basis[:, -1]
+        diagonal.append((v * basis[:, -1]).sum(1))
         for _ in range(2):
-            for q in basis:
-                v = v - (v * q).sum(1, keepdim=True) * q
+            v = v - torch.einsum("rj,rjn->rn", torch.einsum("rjn,rn->rj", basis, v), basis)
         length = v.norm(dim=1, keepdim=True)
         beside.append(length[:, 0])
-        basis.append(torch.where(length > 1e-13, v / length.clamp_min(1e-300), 0.0))
+        basis = torch.cat([basis, torch.where(length > 1e-13, v / length.clamp_min(1e-300), 0.0)[:, None]], 1)
     jacobi = torch.diag_embed(torch.stack(diagonal, 1))
     off = torch.stack(beside[:-1], 1)
     jacobi = jacobi + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
