@@ -38,7 +38,8 @@ class Decision:
         target: the test that the summary numbers belong to. CONFIRMED or INCONCLUSIVE: the "ok" target with the
             smallest order interval (without any: the largest plateau bound relative to its scale); REFUTED: the
             violated one with the largest plateau relative to its scale. None if every target was dropped.
-        reason: "" for a decision; otherwise "noise", "pre-asymptotic", "bias", "diverged" or "constant".
+        reason: "" for a decision; otherwise "noise", "bound" (of a noise-free estimator), "pre-asymptotic", "bias",
+            "diverged" or "constant".
     """
 
     verdict: Verdict
@@ -136,6 +137,7 @@ def decide(
     critical: float | None = None,
     diverged: bool = False,
     paths: int | None = None,
+    blame: Sequence[str] | None = None,
 ) -> Decision:
     r"""Say whether weak errors at several steps show the claimed order.
 
@@ -163,6 +165,8 @@ def decide(
         critical: simultaneous critical value (see `max_t_quantile`); None is Bonferroni's.
         diverged: paths diverged: the study cannot confirm.
         paths: the number behind the estimates; with it the message says how many would decide.
+        blame: of noise-free estimates, whose standard errors are halves of bounds: what most of each target's bound
+            comes from. The message then speaks of bounds.
 
     Returns:
         The decision.
@@ -208,8 +212,13 @@ def decide(
         verdict = Verdict.CONFIRMED
     else:
         reason, factor = _reason(evidence)
+        reason = "bound" if blame is not None and reason in ("noise", "bias") else reason
     decision = Decision(verdict, "", tests, _target(tests, verdict), reason)
-    return replace(decision, message=_message(decision, evidence.order, confidence, factor, paths))
+    if reason == "bound" and blame is not None:
+        wide = [(t, part) for t, part in zip(tests, blame, strict=True) if t.status == "unresolved"]
+        return replace(decision, message=_bound_message(*(wide or list(zip(tests, blame, strict=True)))[0]))
+    message = _message(decision, evidence.order, confidence, factor, paths)
+    return replace(decision, message=message if blame is None else _without_noise(message, confidence))
 
 
 def _target(tests: tuple[TargetTest, ...], verdict: Verdict) -> TargetTest | None:
@@ -230,6 +239,25 @@ def _reason(evidence: Evidence) -> tuple[str, float | None]:
         return "noise", factor
     unbiased = replace(evidence, bias=0 * evidence.bias, common_bias=0 * evidence.common_bias)
     return ("bias" if unbiased.factor(POWER) is not None else "pre-asymptotic"), None
+
+
+_REMEDIES = {
+    "grid": "take more `points`",
+    "nodes": "take more `nodes`",
+    "domain": "take a larger `radius`, and more `points` with it",
+    "extrapolation": "take more `euler` steps",
+}
+
+
+def _bound_message(test: TargetTest, part: str) -> str:
+    """Return which part of a noise-free bound is to blame, and what helps."""
+    remedy = _REMEDIES.get(part, "it is at the limit of the arithmetic; drop the finest multiplier")
+    return f"The bound on the error is too wide to decide E {test.label}; most of it is the {part}: {remedy}."
+
+
+def _without_noise(message: str, confidence: float) -> str:
+    """Return a message for errors that are bounded, not random."""
+    return message.replace("(standard error", "(half of its bound:").replace(f" at {confidence:.0%}", " by the bound")
 
 
 def _message(decision: Decision, order: float, confidence: float, factor: float | None, paths: int | None) -> str:

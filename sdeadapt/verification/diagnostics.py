@@ -12,7 +12,29 @@ from sdeadapt.simulation.perturbation import Expansion
 from sdeadapt.verification.estimators import LevelResult
 from sdeadapt.verification.study import Study
 
-__all__ = ["diagnostics", "initial_values"]
+__all__ = ["assumptions", "diagnostics", "initial_values"]
+
+
+def assumptions(study: Study, expansion: Expansion | None) -> dict[str, float]:
+    """Return relative changes in one iteration and the ratio of noise to signal, where the expansion is known.
+
+    Args:
+        study: what ran.
+        expansion: of its coarsest level.
+    """
+    found: dict[str, float] = {}
+    if expansion is None:
+        return found
+    base = study.levels[0]
+    for name, rate in expansion.rates().items():
+        found[f"rate_{name}"] = rate
+    points = {"start": base.initial, "end": expansion.reference(base.records[-1])}
+    for where, point in points.items():
+        local = study.oracle.at(point.theta[:1])
+        signal = float(local.gradient.square().sum())
+        noise = float(local.noise_trace.sum()) * study.oracle.scale**2
+        found[f"noise_to_signal_{where}"] = noise / signal if signal > 0 else math.inf
+    return found
 
 
 def diagnostics(
@@ -26,17 +48,7 @@ def diagnostics(
         expansions: the control variates of its levels.
         path_steps: evaluations of a gradient in all.
     """
-    found: dict[str, float] = {}
-    base, expansion = study.levels[0], expansions[0]
-    if expansion is not None:
-        for name, rate in expansion.rates().items():
-            found[f"rate_{name}"] = rate
-        points = {"start": base.initial, "end": expansion.reference(base.records[-1])}
-        for where, point in points.items():
-            local = study.oracle.at(point.theta[:1])
-            signal = float(local.gradient.square().sum())
-            noise = float(local.noise_trace.sum()) * study.oracle.scale**2
-            found[f"noise_to_signal_{where}"] = noise / signal if signal > 0 else math.inf
+    found = assumptions(study, expansions[0])
     found["kurtosis"] = max(float(np.nanmax(r.kurtosis, initial=0.0)) for r in results)
     found["skewness"] = max(float(np.nanmax(np.abs(r.skewness), initial=0.0)) for r in results)
     found["largest_chunk_share"] = max(float(np.nanmax(r.share, initial=0.0)) for r in results)

@@ -22,6 +22,7 @@ from sdeadapt.simulation.perturbation import Expansion
 from sdeadapt.simulation.randomness import Purpose, SeedTree
 from sdeadapt.simulation.run import Run, run_chunks
 from sdeadapt.statistics.estimate import Moments
+from sdeadapt.verification.noise_free import NOISE_FREE
 
 __all__ = [
     "ESTIMATORS",
@@ -35,14 +36,14 @@ __all__ = [
     "run_pilot",
 ]
 
-ESTIMATORS = ("auto", "coupled", "independent")
+ESTIMATORS = ("auto", *NOISE_FREE, "coupled", "independent")
 _MODES: dict[str, tuple[Mode, ...]] = {"coupled": ("coupled",), "independent": ("chain", "sde"), "chain": ("chain",)}
 _PURPOSE = {"chain": Purpose.CHAIN, "sde": Purpose.SDE, "coupled": Purpose.COUPLED}
 _PILOT = {"chain": Purpose.PILOT_CHAIN, "sde": Purpose.PILOT_SDE, "coupled": Purpose.PILOT_COUPLED}
 
 
 def candidates(name: str, levels: tuple[Level, ...]) -> tuple[str, ...]:
-    """Return the estimators that the pilot is to choose among.
+    """Return the Monte-Carlo estimators that the pilot is to choose among; a noise-free one is not asked for.
 
     "auto" tries coupling where every level's noise is exactly Gaussian; for other laws a coupled path difference keeps
     a part that does not shrink with h. Without an SDE there is "chain" alone.

@@ -154,7 +154,9 @@ def explain(study: Study, decision: Decision, *, order: int = 1) -> LocalErrorRe
             levels.append(_Level(level.start, level.method, level.oracle, level.sde))
     small = theta.shape[1] * len(base.initial) <= MOST_EXPLAINED
     double = theta.dtype == torch.float64 and theta.device.type == "cpu"
-    if decision.verdict is not Verdict.REFUTED or not (small and double and base.method.invertible):
+    if decision.verdict is not Verdict.REFUTED or not (
+        small and double and base.method.invertible and base.method.smooth
+    ):
         return None
     config = {"method": base.method.describe(), "oracle": base.base.describe(), "order": order}
     t = study.clock.start * study.clock.h

@@ -11,6 +11,7 @@ import numpy as np
 from sdeadapt.checks import check_integer, check_positive
 from sdeadapt.simulation.paths import Level, Mode
 from sdeadapt.verification.estimators import Pilot, modes
+from sdeadapt.verification.resolution import Resolution
 
 __all__ = ["Budget", "Plan", "make_plan"]
 
@@ -24,7 +25,7 @@ _CHAIN_COST, _SDE_COST = 3.0, 2.0
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to spend. At most one of the three.
+    """How much to spend. At most one of paths, precision and seconds, which ask for Monte Carlo.
 
     None of them means `precision=0.065`, as far as 4e8 path-steps go; any plan has at most 2^20 paths a level.
 
@@ -32,6 +33,7 @@ class Budget:
         paths: per level, for the chain and for the SDE; or, to repeat a plan, one row a level with a number for each.
         precision: standard error at the finest level as a share of the error expected there.
         seconds: of one worker. The pilot's speed fixes the numbers of paths, which the report records.
+        resolution: of the grid of the quadrature estimator, which draws nothing.
 
     Example:
         >>> Budget(paths=1000).paths
@@ -41,6 +43,7 @@ class Budget:
     paths: int | tuple[tuple[int, ...], ...] | None = None
     precision: float | None = None
     seconds: float | None = None
+    resolution: Resolution = Resolution()
 
     def __post_init__(self) -> None:
         if sum(x is not None for x in (self.paths, self.precision, self.seconds)) > 1:
@@ -52,6 +55,11 @@ class Budget:
             rows = [[self.paths]] if isinstance(self.paths, int) else self.paths
             for n in (n for row in rows for n in row):
                 check_integer("paths", n, minimum=2)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it asks for Monte Carlo."""
+        return any(x is not None for x in (self.paths, self.precision, self.seconds))
 
     def check(self, levels: int, modes: set[int]) -> None:
         """Refuse rows of paths that do not fit a study.

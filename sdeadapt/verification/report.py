@@ -12,6 +12,7 @@ from sdeadapt.results import Saved, register
 from sdeadapt.statistics.estimate import Estimate
 from sdeadapt.statistics.intervals import log_log_slope
 from sdeadapt.verification.decision import Decision, TargetTest, Verdict
+from sdeadapt.verification.local_error_report import LocalErrorReport
 from sdeadapt.verification.power import BlindSpot
 
 if TYPE_CHECKING:
@@ -49,13 +50,16 @@ class OwnError(NamedTuple):
     of_change: float
 
 
-@register("weak-error", schema=1)
+@register("weak-error", schema=2)
 @dataclass(frozen=True, eq=False)
 class WeakErrorReport(Saved):
     """Weak errors with their three numbers (estimate, standard error, solver-bias bound) and the verdict.
 
     J targets (times, then test functions), L levels (from the user's own lr to the finest). error, sem, bias, bias_sem,
     chain, sde, factor (variance reduction), planned_sem: (J, L); paths: (L, modes); scale, initial_values: (J,).
+    A noise-free estimator has no paths: its `bounds` (J, L), by cause, bound the error, and `sem` is half of their sum.
+    family: which step sizes were gone through, and what is true there; local: the one-step moments, where a small
+    problem was refuted and they say why.
     """
 
     config: dict[str, Any]
@@ -77,6 +81,9 @@ class WeakErrorReport(Saved):
     paths: np.ndarray
     scale: np.ndarray
     initial_values: np.ndarray
+    bounds: dict[str, np.ndarray]
+    family: str
+    local: LocalErrorReport | None
     diagnostics: dict[str, float]
     decision: Decision
     power: tuple[BlindSpot, ...]
@@ -110,6 +117,11 @@ class WeakErrorReport(Saved):
     def plateau_bound(self) -> float:
         """Errors of the SDE above this are excluded, in units of the target that `order` belongs to."""
         return self.decision.plateau_bound
+
+    @property
+    def noise_free(self) -> bool:
+        """Whether no random number was drawn."""
+        return bool(self.bounds)
 
     @property
     def slope(self) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ class Limit(NamedTuple):
     shift: float
 
 
-@register("self-reference", schema=1)
+@register("self-reference", schema=2)
 @dataclass(frozen=True, eq=False)
 class SelfReferenceReport(WeakErrorReport):
     """A report whose levels are measured against the next finer one: L counts differences, `sde` is the finer mean.

@@ -17,6 +17,7 @@ from sdeadapt.simulation.paths import Level
 from sdeadapt.simulation.run import Run
 from sdeadapt.simulation.solvers import SOLVERS, check_substeps
 from sdeadapt.simulation.start import Clock, check_sde, make_clock, make_initial
+from sdeadapt.verification.family import check_order
 
 __all__ = ["Recipe", "Refine", "Study", "check_family", "default_multipliers", "refined"]
 
@@ -129,6 +130,7 @@ class Study:
         """
         oracle = oracle.to(run.device, run.torch_dtype)
         check_family(method, oracle, refine)
+        check_order(method, refine, order)
         check_choice("solver", solver, [s for s in SOLVERS if s != "euler"])
         check_substeps(substeps)
         alone = reference == "self"

@@ -49,6 +49,8 @@ def summarise(report: WeakErrorReport) -> str:
     ]
     if report.power:
         parts.append(_power(report, shown))
+    if report.local is not None:
+        parts.append(f"{'7' if report.power else '6'}. Why: one-step moments\n{report.local.summary()}")
     return "\n\n".join(parts)
 
 
@@ -88,10 +90,20 @@ def _head(report: WeakErrorReport) -> str:
             question,
             f"  T = {report.times[-1]:.6g}, {base} steps of h = {report.h[0]:.6g}{start}",
             f"  family {family}; lr divided by {', '.join(map(str, config['multipliers']))}",
-            f"  {report.estimator} estimator, {report.total_paths:,} paths, {duration(report.seconds)}, "
-            f"seed {config['seed']}",
+            *(
+                [textwrap.fill(report.family, 114, initial_indent="  ", subsequent_indent="  ")]
+                if report.family
+                else []
+            ),
+            f"  {report.estimator} estimator, {_drawn(report)}",
         ]
     )
+
+
+def _drawn(report: WeakErrorReport) -> str:
+    if report.noise_free:
+        return f"no random number, {duration(report.seconds)}; ± is half of a bound"
+    return f"{report.total_paths:,} paths, {duration(report.seconds)}, seed {report.config['seed']}"
 
 
 def _name(described: dict[str, Any]) -> str:
@@ -139,8 +151,8 @@ def _excluded(report: WeakErrorReport) -> str:
         return "3. Nothing is excluded: no target varies."
     share = percent(target.plateau_bound / target.scale)
     return (
-        f"3. Any error of the SDE above {short(target.plateau_bound)} in E {target.label} is excluded at "
-        f"{confidence:.0%} ({share} of its size)."
+        f"3. Any error of the SDE above {short(target.plateau_bound)} in E {target.label} is excluded "
+        f"{'by the bound' if report.noise_free else f'at {confidence:.0%}'} ({share} of its size)."
     )
 
 
@@ -216,6 +228,9 @@ def _errors(report: WeakErrorReport, shown: list[int]) -> str:
                 ]
             )
     paths = "paths" if report.paths.shape[1] == 1 else "paths of each"
+    if report.noise_free:
+        return table(["weak errors", "divisor", "h", "e = chain - SDE", "bound"], [[*row[:4], short(2 * float(sem), 2)]
+                     for row, sem in zip(rows, report.sem[shown].reshape(-1), strict=True)], indent="")  # fmt: skip
     kind, error = "weak errors", "e = chain - SDE"
     if isinstance(report, SelfReferenceReport):
         kind, error = "differences", "mean - the next finer's"
@@ -234,6 +249,12 @@ def _diagnostics(report: WeakErrorReport) -> str:
             f"   noise to signal Tr(Sigma) sigma^2 / |grad f|^2: {found['noise_to_signal_start']:.3g} at the start, "
             f"{found['noise_to_signal_end']:.3g} at the end"
         )
+    if report.noise_free:
+        parts = ", ".join(f"{name} {short(float(part[:, -1].max()), 2)}" for name, part in report.bounds.items())
+        lines.append(f"   bound at the finest level, by cause: {parts}")
+        if report.estimator == "quadrature":
+            lines.append(f"   mass outside the grid below {short(found['edge'], 2)}")
+        return "\n".join([*lines, *(f"   WARNING: {warning}" for warning in _large_steps(rates))])
     kind = "paths' values" if isinstance(report, SelfReferenceReport) else "paths' differences"
     size = f"   {kind}: skewness up to {found['skewness']:.2g}, kurtosis up to {found['kurtosis']:.3g}"
     share = found["largest_chunk_share"]
@@ -251,8 +272,7 @@ def _warnings(report: WeakErrorReport, rates: dict[str, float]) -> Iterator[str]
             f"{int(found['diverged']):,} paths diverged ({percent(found['diverged_fraction'])} of all), the first at "
             f"iteration {int(found['first_divergence'])}; every number is of the others."
         )
-    if coarse := [name for name, x in rates.items() if x > _RATE_LIMIT * (1 + 1e-6)]:
-        yield f"the coarsest step is large for {', '.join(coarse)}; a smaller lr is safer."
+    yield from _large_steps(rates)
     if found["kurtosis"] > _KURTOSIS_LIMIT:
         yield f"kurtosis above {_KURTOSIS_LIMIT:.0f}: standard errors of so heavy tails may be too small."
     if found["largest_chunk_share"] > _SHARE_LIMIT and _chunks(report) >= _FEWEST_CHUNKS:
@@ -261,6 +281,11 @@ def _warnings(report: WeakErrorReport, rates: dict[str, float]) -> Iterator[str]
         yield "a control variate's mean is not zero: the oracle's gradient or covariance is not what its samples have."
     if found["least_u"] < 0:
         yield "u became negative and was clamped inside the root; use more `substeps`."
+
+
+def _large_steps(rates: dict[str, float]) -> Iterator[str]:
+    if coarse := [name for name, x in rates.items() if x > _RATE_LIMIT * (1 + 1e-6)]:
+        yield f"the coarsest step is large for {', '.join(coarse)}; a smaller lr is safer."
 
 
 def _chunks(report: WeakErrorReport) -> float:

@@ -21,7 +21,7 @@ from sdeadapt.simulation.randomness import SeedTree
 from sdeadapt.simulation.run import Run, run_chunks
 from sdeadapt.statistics.intervals import MIN_CHUNKS, max_t_quantile
 from sdeadapt.verification.decision import Decision, decide
-from sdeadapt.verification.diagnostics import diagnostics, initial_values
+from sdeadapt.verification.diagnostics import assumptions, diagnostics, initial_values
 from sdeadapt.verification.estimators import (
     LevelResult,
     Pilot,
@@ -32,6 +32,9 @@ from sdeadapt.verification.estimators import (
     run_level,
     run_pilot,
 )
+from sdeadapt.verification.family import family
+from sdeadapt.verification.local_error import explain
+from sdeadapt.verification.noise_free import Exact, expectations, which
 from sdeadapt.verification.planning import DEFAULT_PRECISION, Budget, Plan, make_plan
 from sdeadapt.verification.power import blind_spots
 from sdeadapt.verification.report import WeakErrorReport
@@ -155,7 +158,8 @@ def verify(
         start: SDE time at which the chain hands its paths to the SDE; None is 0, or 8 base steps with bias correction.
         times: SDE times to compare at (the end alone by default), or how many.
         test_functions: names or a mapping name -> function of a Snapshot; None for a set that is not blind.
-        estimator: "auto", "coupled" or "independent".
+        estimator: "moments" or "quadrature", which draw nothing, "coupled", "independent", or "auto": the first of
+            them that applies, and of the last two the cheaper; only those if the budget asks for paths.
         solver: "extrapolated" or "torchsde:euler|milstein|srk", as a pair of q and q/2 sub-steps.
         substeps: q, even, SDE steps per iteration.
         confidence: of the verdict, in (0, 1).
@@ -205,6 +209,25 @@ def verify(
         "confidence": confidence, "atol": atol, "seed": describe(getattr(rng, "entropy", rng)),
         "budget": describe(budget), "device": run.device, "dtype": run.dtype,
     }  # fmt: skip
+    free = which(estimator, study.levels, own=sde is None, noisy=alone or budget.noisy)
+    common: dict[str, Any] = {
+        "lr": method.lr, "names": study.names, "times": study.times, "family": family(method, refine),
+        "initial_values": initial_values(study),
+    }  # fmt: skip
+    if free:
+        exact = expectations(free, study.levels, budget.resolution, sde is None, run.progress)
+        decision = _decide_exact(study, exact, order, confidence, atol)
+        return WeakErrorReport(
+            config={**config, "chunk": 0, "paths": []},
+            estimator=free,
+            decision=decision,
+            local=explain(study, decision, order=order),
+            diagnostics={**assumptions(study, make_expansion(study.levels[0])), "edge": exact.edge},
+            power=blind_spots(study, decision, SeedTree.of(rng)) if power else (),
+            seconds=time.perf_counter() - begin,
+            **common,
+            **_exact(study, exact),
+        )
     ready = prepare(study, estimator=estimator, rng=rng, budget=budget, run=run)
     results = ready.results()
     plan = ready.plan
@@ -215,18 +238,63 @@ def verify(
     decision = _decide(study, results, found, covariance, order, confidence, atol)
     rows = blind_spots(study, decision, ready.seeds) if power else ()
     report = SelfReferenceReport if alone else WeakErrorReport
+    fields: dict[str, Any] = {**common, **found}
     return report(
         config={**config, "chunk": ready.chunk, "paths": [list(row) for row in plan.paths]},
         seconds=time.perf_counter() - begin,
         estimator=ready.estimator,
-        lr=method.lr,
-        names=study.names,
-        times=study.times,
+        bounds={},
+        local=None if alone else explain(study, decision, order=order),
         diagnostics=diagnostics(study, results, ready.expansions, plan.path_steps),
-        initial_values=initial_values(study),
         decision=worded(decision) if alone else decision,
         power=rows,
-        **found,
+        **fields,
+    )
+
+
+def _exact(study: Study, exact: Exact) -> dict[str, Any]:
+    """Return the fields of a report that say what noise-free levels show."""
+    zero = np.zeros_like(exact.chain)
+    return {
+        "h": study.h,
+        "multipliers": np.array(study.multipliers),
+        "error": exact.chain - exact.sde,
+        "sem": exact.bound / 2,
+        "bias": zero,
+        "bias_sem": zero,
+        "chain": exact.chain,
+        "sde": exact.sde,
+        "factor": np.ones_like(zero),
+        "planned_sem": exact.bound / 2,
+        "paths": np.zeros((len(study.levels), 1), dtype=np.int64),
+        "scale": np.sqrt(exact.square[:, -1]),
+        "bounds": exact.parts,
+    }
+
+
+def _decide_exact(study: Study, exact: Exact, order: int, confidence: float, atol: float) -> Decision:
+    """Return the decision on noise-free levels: standard errors are halves of bounds.
+
+    Raises:
+        FloatingPointError: if a level overflowed.
+    """
+    if not all(np.isfinite(a).all() for a in (exact.chain, exact.sde, exact.bound)):
+        raise FloatingPointError("A level has no finite expectations: use a smaller lr, a larger eps or more points.")
+    scale = np.sqrt(exact.square[:, -1])
+    still = scale <= 0
+    return decide(
+        study.h,
+        exact.chain - exact.sde,
+        (exact.bound / 2)[:, :, None] ** 2 * np.eye(len(study.levels)),
+        scale=np.where(still, 1.0, scale),
+        order=order,
+        confidence=confidence,
+        atol=atol,
+        common_bias=exact.common,
+        names=study.names,
+        times=study.times,
+        constant=still,
+        blame=[exact.blame(j) for j in range(len(still))],
     )
 
 

@@ -129,7 +129,7 @@ def test_numbers():
 
 def test_what_is_not_declared():
     refused("SamplingOnly does not declare", oracle=SamplingOnly(), error=NotDeclared, initial={"u": 1.0})
-    refused("has no SDE of order 2", error=NotDeclared, order=2, refine="step")
+    refused("has no SDE of order 3", error=NotDeclared, order=3, refine="step")
     refused("cannot be coupled to an SDE", oracle=regression("replacement"), estimator="coupled")
 
 

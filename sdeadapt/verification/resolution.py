@@ -1,0 +1,81 @@
+"""How fine a grid a noise-free law is computed on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from sdeadapt.checks import check_integer, check_positive
+
+__all__ = ["Resolution"]
+
+# by the number of coordinates; other fields than theta and u have the points of ""
+_POINTS = {1: {"theta": 128}, 2: {"theta": 72, "u": 22, "": 40}, 3: {"theta": 48, "u": 20, "": 34}}
+_NODES = {1: 24, 2: 16, 3: 10}
+_RADIUS = {1: 6.5, 2: 6.5, 3: 6.0}
+_EULER = {1: 16, 2: 16, 3: 8}
+_COARSER = {1: 0.82, 2: 0.82, 3: 0.87}
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How fine the quadrature estimator is. Everything left out is chosen by the dimension of the state.
+
+    Args:
+        points: of the grid, one number per coordinate of the Point.
+        nodes: of the gradient's law, at every point.
+        radius: of the domain, in standard deviations about the mean path; positive.
+        euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many (up
+            to 6 times for three coordinates: many small steps without noise of their own in theta are unstable).
+
+    Example:
+        >>> Resolution(points=(48, 20)).filled(("theta", "u")).nodes
+        16
+    """
+
+    points: tuple[int, ...] | None = None
+    nodes: int | None = None
+    radius: float | None = None
+    euler: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.radius is not None:
+            check_positive("radius", self.radius)
+        if self.euler is not None:
+            check_integer("euler", self.euler)
+        if self.nodes is not None:
+            check_integer("nodes", self.nodes, minimum=2)
+        for n in self.points or ():
+            check_integer("points", n, minimum=4)
+
+    def filled(self, fields: tuple[str, ...]) -> Resolution:
+        """Return it with every number chosen, for a Point with these fields.
+
+        Raises:
+            ValueError: if `points` has another number of entries.
+        """
+        size = len(fields)
+        own = _POINTS[size]
+        points = self.points or tuple(own.get(name, own.get("", 32)) for name in fields)
+        if len(points) != len(fields):
+            raise ValueError(f"`points` must have {len(fields)} entries, for {', '.join(fields)}; got {points}.")
+        radius, euler = self.radius or _RADIUS[size], self.euler or _EULER[size]
+        return Resolution(points, self.nodes or _NODES[size], radius, euler)
+
+    @property
+    def coarser(self) -> Resolution:
+        """A grid with fewer points."""
+        assert self.points is not None
+        return replace(self, points=tuple(max(4, math.floor(_COARSER[len(self.points)] * n)) for n in self.points))
+
+    @property
+    def fewer(self) -> Resolution:
+        """Fewer nodes."""
+        assert self.nodes is not None
+        return replace(self, nodes=max(1, self.nodes - max(1, self.nodes // 6)))
+
+    @property
+    def smaller(self) -> Resolution:
+        """A smaller domain."""
+        assert self.radius is not None
+        return replace(self, radius=0.92 * self.radius)
