@@ -228,17 +228,23 @@ def _verify(options: VerifyOptions, plan: Mapping[str, Any] | None) -> int:
         out = _output(options, "verify")
     from sdeadapt.report.figures import weak_error_figure
     from sdeadapt.verification.planning import Budget
+    from sdeadapt.verification.resolution import Resolution
     from sdeadapt.verification.summary import summarise_plan
     from sdeadapt.verification.weak_error import prepare, verify
 
     with _running(options) as (run, _):
         with _checking():
             job = _job(options)
-            job["budget"] = Budget(options.paths, options.precision, options.seconds)
+            grid = Resolution(options.points, options.nodes, options.radius)
+            job["budget"] = Budget(options.paths, options.precision, options.seconds, grid)
             job |= {"estimator": options.estimator, "reference": options.reference}
             if plan is not None:
-                job |= {"estimator": plan["estimator"], "budget": Budget(tuple(tuple(row) for row in plan["paths"]))}
-            study = _check_study(options, job, run)
+                paths = tuple(tuple(row) for row in plan["paths"]) or None
+                job |= {"estimator": plan["estimator"], "budget": Budget(paths, resolution=grid)}
+            study, free = _check_study(options, job, run)
+        if options.dry_run and free:
+            print(f"{free} estimator: exact up to a bound, no random number. Nothing was written.")
+            return 0
         if options.dry_run:
             print(
                 summarise_plan(
@@ -264,11 +270,15 @@ def _local(options: VerifyOptions) -> int:
     return _finish(options, report, out, None, {"command": "verify", **asked(options)})
 
 
-def _check_study(options: VerifyOptions, job: Mapping[str, Any], run: Run) -> Study:
-    """Return the study, after every check that `verify` makes: what fails later is a failure, not a wrong option."""
+def _check_study(options: VerifyOptions, job: Mapping[str, Any], run: Run) -> tuple[Study, str]:
+    """Return the study and its noise-free estimator ("" for Monte Carlo), after every check that `verify` makes.
+
+    What fails later is a failure, not a wrong option.
+    """
     from sdeadapt.checks import check_integer, check_open_unit, check_positive
     from sdeadapt.simulation.randomness import SeedTree
     from sdeadapt.verification.estimators import candidates, modes
+    from sdeadapt.verification.noise_free import which
     from sdeadapt.verification.self_reference import check_reference
     from sdeadapt.verification.study import Study
 
@@ -279,9 +289,14 @@ def _check_study(options: VerifyOptions, job: Mapping[str, Any], run: Run) -> St
     SeedTree.of(options.seed)
     of_study = {k: v for k, v in job.items() if k not in ("confidence", "rng", "estimator", "budget")}
     study = Study.build(**of_study, order=options.order, run=run)
-    kinds = candidates(job["estimator"], study.levels)
-    job["budget"].check(len(study.levels), {len(modes(kind)) for kind in kinds})
-    return study
+    alone, budget = options.reference == "self", job["budget"]
+    free = which(job["estimator"], study.levels, own=job["sde"] is None, noisy=alone or budget.noisy)
+    if free == "quadrature":
+        budget.resolution.filled(study.levels[0].initial._fields)
+    elif not free:
+        kinds = {*candidates(job["estimator"], study.levels, known=True)} | {"independent", "coupled"}
+        budget.check(len(study.levels), {len(modes(kind)) for kind in kinds})
+    return study, free
 
 
 def _compare(options: CompareOptions) -> int:

@@ -99,13 +99,16 @@ class VerifyOptions(SdeOptions):
 
     Args:
         order: of weak error, the claim.
-        estimator: auto, independent, coupled.
+        estimator: auto (the first that applies), moments or quadrature (both draw nothing), coupled, independent.
         atol: an error below atol * sqrt(E phi^2) counts as zero.
         reference: sde, or self (each step size against the next finer one; needs no SDE).
         power: also show what wrong SDEs would have looked like.
         paths: of chain and SDE, per level; or
         precision: standard error at the finest level as a share of the error expected there (0.065); or
-        seconds: of one worker.
+        seconds: of one worker. Any of the three asks for Monte Carlo.
+        points: of the quadrature's grid, one number per coordinate of the state;
+        nodes: of the gradient's law there;
+        radius: of the grid, in standard deviations.
         dry_run: run the pilot, print the plan and stop.
         local: compare the moments of one iteration instead, term by term: which one is wrong, and at which power of
             the step. Draws nothing, and takes small problems only.
@@ -119,6 +122,9 @@ class VerifyOptions(SdeOptions):
     paths: int | None = None
     precision: float | None = None
     seconds: float | None = None
+    points: tuple[int, ...] | None = None
+    nodes: int | None = None
+    radius: float | None = None
     dry_run: bool = False
     local: bool = False
 

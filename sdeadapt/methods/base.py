@@ -45,7 +45,7 @@ class Method(ABC):
         scaling: "batch-equivalent" where `rescaled` keeps the SDE together with `oracle.rescaled`; otherwise the
             name of the scaling, refined by `refine="step"` only.
         linear: `step` is linear in state and gradient together, with coefficients that do not depend on theta.
-        smooth: `step` is smooth in the gradient; a noise-free law is not sought otherwise.
+        smooth: `step` is smooth in the gradient; a noise-free law otherwise needs `outcomes`.
         second_order: the `refine` under which an SDE of order 2 is claimed; "" where there is none.
         invertible: a Point holds all that the chain remembers. False where `to_point` drops what has no limit; then
             `from_point` starts it afresh, and a run goes from State to State.
@@ -109,6 +109,16 @@ class Method(ABC):
     @abstractmethod
     def initial(self, local: Local) -> Any:
         """Return the default start in SDE coordinates, the same at every step size."""
+
+    def outcomes(self, oracle: Oracle, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients that a step tells apart and their probabilities at theta (n,), (Q, n) each.
+
+        Asked for in one dimension, of a method that is not `smooth`.
+
+        Raises:
+            NotDeclared: if they are not finite in number, or the law of the noise is not known.
+        """
+        raise NotDeclared(f"a step of {type(self).__name__} is not smooth in the gradient")
 
     def sde(self, oracle: Oracle, order: int = 1) -> ItoSDE:
         """Return the method's SDE for this oracle.

@@ -142,17 +142,16 @@ class SignSGD(Method):
         """
         if order != 1:
             return super().sde(oracle, order)
-        law, diagonal = self._law(oracle), _is_diagonal(oracle)
-        self._check_covariance(oracle, law, diagonal)
         limit, dim = self._noise_dominates, oracle.dim
+        law, diagonal = self._law(oracle, limit), _is_diagonal(oracle)
+        self._check_covariance(oracle, law, diagonal)
         speed, size = self.lr / self.time_step, self.lr / math.sqrt(self.time_step)
         constant = _angles(oracle, _probe(oracle, 1)) if oracle.additive and not diagonal else None
         root = None if constant is None or not limit else cholesky_root(sign_covariance(None, constant))
 
         def at(t: float, x: SignSGDPoint) -> tuple[SignSGDPoint, Callable[[Tensor], SignSGDPoint]]:
             local, factor = oracle.at(x.theta), self.factor(t)
-            # a diagonal S may have negative entries, which turn an asymmetric law around
-            s = local.diffuse(torch.ones_like(x.theta)) if diagonal else local.covariance_diagonal.sqrt()
+            s = _size(local, diagonal)
             ratio = local.gradient / (oracle.scale * s)
             mean = ratio * math.sqrt(2 / math.pi) if limit else 1 - 2 * law.cdf(-ratio)
             drift = SignSGDPoint((mean * s.sign()).mul_(-factor * speed))
@@ -165,18 +164,33 @@ class SignSGD(Method):
 
         return ItoSDE(at, max(oracle.noise_dim, dim), SignSGDPoint)
 
-    def _law(self, oracle: Oracle) -> Noise:
-        """Return the law of a component of the noise.
+    def outcomes(self, oracle: Oracle, theta: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return the two signs and their probabilities at theta (n,): $P(g > 0) = 1 - F(-\nabla f/(\sigma s))$.
+
+        Raises:
+            NotDeclared: if the law of the noise is not known.
+        """
+        law, diagonal = self._law(oracle, limit=False), _is_diagonal(oracle)
+        self._check_covariance(oracle, law, diagonal)
+        local = oracle.at(theta[:, None])
+        s = _size(local, diagonal)
+        below = law.cdf(-local.gradient / (oracle.scale * s))[:, 0]
+        down = torch.where(s[:, 0] < 0, 1 - below, below)
+        values = torch.stack([-torch.ones_like(down), torch.ones_like(down)])
+        return values, torch.stack([down, 1 - down])
+
+    def _law(self, oracle: Oracle, limit: bool) -> Noise:
+        """Return the law of a component of the noise; for the `limit` where noise dominates, or as it is.
 
         Raises:
             ValueError: if there is no noise.
-            NotDeclared: if the law is not known, or of no use in this scaling.
+            NotDeclared: if the law is not known, or that limit is not.
         """
         check_positive("scale", oracle.scale)
         if oracle.gaussian:
             return Gaussian()
         law = getattr(oracle, "noise", None)
-        if self._noise_dominates:
+        if limit:
             raise NotDeclared(
                 "SignSGD's SDE where noise dominates is declared for Gaussian noise, whose density at 0 follows from "
                 f"its covariance; got {law or type(oracle).__name__}. Pass an equation with twice the density at 0 in "
@@ -236,6 +250,11 @@ def sign_covariance(ratio: Tensor | None, angles: Tensor) -> Tensor:
         total = total + float(weight) * torch.exp((product * phi.sin() - square) / phi.cos().square())
     variance = (1 - torch.erf(ratio / math.sqrt(2)).square()).clamp_min(1e-30)
     return total * angles / math.pi + torch.diag_embed(variance)
+
+
+def _size(local: Local, diagonal: bool) -> Tensor:
+    """Return s; a diagonal S may have negative entries, which turn an asymmetric law around."""
+    return local.diffuse(torch.ones_like(local.theta)) if diagonal else local.covariance_diagonal.sqrt()
 
 
 def _angles(oracle: Oracle, theta: Tensor) -> Tensor:

@@ -36,20 +36,23 @@ __all__ = [
     "run_pilot",
 ]
 
-ESTIMATORS = ("auto", *NOISE_FREE, "coupled", "independent")
-_MODES: dict[str, tuple[Mode, ...]] = {"coupled": ("coupled",), "independent": ("chain", "sde"), "chain": ("chain",)}
+ESTIMATORS = ("auto", *NOISE_FREE, "coupled", "independent", "exact-sde")
+_MODES: dict[str, tuple[Mode, ...]] = {
+    "coupled": ("coupled",), "independent": ("chain", "sde"), "exact-sde": ("chain",), "chain": ("chain",)
+}  # fmt: skip
 _PURPOSE = {"chain": Purpose.CHAIN, "sde": Purpose.SDE, "coupled": Purpose.COUPLED}
 _PILOT = {"chain": Purpose.PILOT_CHAIN, "sde": Purpose.PILOT_SDE, "coupled": Purpose.PILOT_COUPLED}
 
 
-def candidates(name: str, levels: tuple[Level, ...]) -> tuple[str, ...]:
+def candidates(name: str, levels: tuple[Level, ...], known: bool = False) -> tuple[str, ...]:
     """Return the Monte-Carlo estimators that the pilot is to choose among; a noise-free one is not asked for.
 
     "auto" tries coupling where every level's noise is exactly Gaussian; for other laws a coupled path difference keeps
-    a part that does not shrink with h. Without an SDE there is "chain" alone.
+    a part that does not shrink with h. Without an SDE there is "chain" alone; with one whose means are `known`, the
+    chain may run against them.
 
     Raises:
-        ValueError: if there is no such estimator, or "coupled" is asked of an oracle that cannot.
+        ValueError: if there is no such estimator, or one is asked for that cannot be used.
     """
     if levels[0].sde is None:
         check_choice("estimator", name, ("auto", "chain"))
@@ -58,10 +61,13 @@ def candidates(name: str, levels: tuple[Level, ...]) -> tuple[str, ...]:
     couples = all(level.oracle.couples for level in levels)
     if name == "coupled" and not couples:
         raise ValueError("`estimator` must be 'independent' here: this oracle's draws cannot be coupled to an SDE.")
+    if name == "exact-sde" and not known:
+        raise ValueError("`estimator` must be 'independent' here: the means of this SDE are not known exactly.")
     if name != "auto":
         return (name,)
     gaussian = couples and all(level.oracle.gaussian for level in levels)
-    return ("independent", "coupled") if gaussian else ("independent",)
+    apart = "exact-sde" if known else "independent"
+    return (apart, "coupled") if gaussian else (apart,)
 
 
 def modes(estimator: str) -> tuple[Mode, ...]:
@@ -259,6 +265,7 @@ def run_level(
     seeds: SeedTree,
     run: Run,
     tick: Callable[[int], None] = lambda _: None,
+    exact: np.ndarray | None = None,
 ) -> LevelResult:
     """Run one level and return its weak error.
 
@@ -272,6 +279,7 @@ def run_level(
         seeds: the randomness.
         run: where the chunks run.
         tick: called with the number of chunks done.
+        exact: E phi(SDE), (J,), for "exact-sde".
     """
     results: dict[str, tuple[LevelJob, ChunkResult, int]] = {}
     for mode in modes(estimator):
@@ -284,7 +292,8 @@ def run_level(
             tick(1)
         assert merged is not None
         results[mode] = (job, merged, size * count)
-    return _combine(results)
+    result = _combine(results)
+    return result if exact is None else replace(result, error=result.error - exact, sde=exact)
 
 
 def chunk_bytes(level: Level) -> int:

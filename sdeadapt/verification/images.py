@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdeadapt.methods.base import ItoSDE
-from sdeadapt.oracles.base import Draw, Oracle
+from sdeadapt.oracles.base import Draw
 from sdeadapt.simulation.paths import Level
 from sdeadapt.verification.transition import compressed
 
@@ -20,11 +20,15 @@ _ROWS = 1 << 18  # gradients drawn at a time
 _PROBES = 7  # grid points at which two steps are compared
 
 
-def gradient_law(oracle: Oracle, theta: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+def gradient_law(level: Level, theta: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
     """Return the law of the noisy gradient at each theta (n,): values and weights, (Q, n) each, with Q <= about nodes.
 
-    A law with more atoms, of minibatches or of SVAG's pairs, is replaced by its Gauss rule.
+    A law with more atoms, of minibatches or of SVAG's pairs, is replaced by its Gauss rule; one that the method sees
+    no more of than a few outcomes, by these.
     """
+    oracle = level.oracle
+    if not level.method.smooth:
+        return level.method.outcomes(oracle, theta)
     draws, weights = oracle.rule(nodes)
     atoms = len(weights)
     rows = max(1, _ROWS // atoms)

@@ -120,7 +120,7 @@ def make_plan(
     square = pilots[0][kinds[-1]].square
     scale = np.sqrt(np.where(square > 0, square, np.inf))
     coarse, other = pilots[0], pilots[1]["chain"] if alone else pilots[0][kinds[-1]]
-    error = coarse["coupled"].mean if estimator == "coupled" else coarse["chain"].mean - other.mean
+    error = coarse[kinds[0]].mean if estimator in ("coupled", "exact-sde") else coarse["chain"].mean - other.mean
     own = np.nan_to_num(np.abs(error) / scale) * float(h[-1] / h[0])
     with np.errstate(invalid="ignore", over="ignore"):  # 0 times infinity where phi = 0; overflow where paths diverged
         expected = np.maximum(own, LEAST_SHARE * own.max(initial=0.0)) * scale

@@ -1,6 +1,6 @@
 r"""The weak error of a small problem without noise: laws of chain and SDE on a grid of Chebyshev points.
 
-Nothing is used but `method.step`, `oracle.rule` and `sde.at`. The chain's law is moved by its transition operator
+Nothing is used but `method.step`, `oracle.rule` (or `method.outcomes`) and `sde.at`. The chain's law is moved by its transition operator
 iteration by iteration (by powers of it where iterations are alike), the SDE's by Euler steps with a three-point noise,
 extrapolated in their length. What a coarser grid, fewer nodes and a smaller domain change in the weak error bounds it.
 """
@@ -40,13 +40,14 @@ def why_no_quadrature(levels: tuple[Level, ...]) -> str:
         return f"it runs in float64 on the CPU, not in {oracle.dtype} on {oracle.device}"
     if not first.method.invertible:
         return f"a Point of {type(first.method).__name__} does not hold all that the chain remembers"
-    if not first.method.smooth:
-        return f"a step of {type(first.method).__name__} is not smooth in the gradient"
     if first.method.bias_correction and first.begin == 0:
         return "the first steps after m = u = 0 are not smooth: give the state at `start` by `initial`"
     try:
         for level in levels:
-            level.oracle.rule(4)
+            if level.method.smooth:
+                level.oracle.rule(4)
+            else:
+                level.method.outcomes(level.oracle, level.initial.theta[:, 0])
     except NotDeclared as missing:
         return str(missing)
     return ""
@@ -164,7 +165,7 @@ def _chain_law(level: Level, stage: Stage, nodes: int) -> Iterator[tuple[int, tu
         while k < stop:
             rows = grid.rows
             if known is not grid:
-                g, weights = gradient_law(level.oracle, grid.axes[0].nodes, nodes)  # (Q, points)
+                g, weights = gradient_law(level, grid.axes[0].nodes, nodes)  # (Q, points)
                 everywhere, known = g.repeat_interleave(math.prod(grid.shape[1:]), 1), grid
                 if bool((weights == weights[:, :1]).all()):
                     weights = weights[:, 0]

@@ -75,7 +75,7 @@ def make_stage(levels: tuple[Level, ...], resolution: Resolution) -> Stage:
     begin = first.begin * units // first.records[-1]
 
     def chain(k: int, points: Tensor) -> tuple[Tensor, Tensor]:
-        g, weights = gradient_law(first.oracle, points[:, 0].contiguous(), nodes)
+        g, weights = gradient_law(first, points[:, 0].contiguous(), nodes)
         rows = tuple(points[:, f] for f in range(count))
         return torch.stack(chain_images(first, rows, g, first.begin + k), -1), weights
 

@@ -84,6 +84,7 @@ class Study:
     levels: tuple[Level, ...]
     functions: dict[str, TestFunction]
     oracle: Oracle
+    own: bool  # the SDE is the method's own
 
     @property
     def h(self) -> np.ndarray:
@@ -160,4 +161,4 @@ class Study:
             first = clock.start * r
             begin = first if given else 0
             levels.append(Level(m, o, oracle, equation, x0, first, records, functions, substeps, solver, begin))
-        return cls(clock, multipliers, tuple(levels), functions, oracle)
+        return cls(clock, multipliers, tuple(levels), functions, oracle, sde is None)

@@ -32,6 +32,7 @@ from sdeadapt.verification.estimators import (
     run_level,
     run_pilot,
 )
+from sdeadapt.verification.exact_moments import exact_sde_means
 from sdeadapt.verification.family import family
 from sdeadapt.verification.local_error import explain
 from sdeadapt.verification.noise_free import Exact, expectations, which
@@ -57,6 +58,7 @@ class Prepared:
     plan: Plan
     seeds: SeedTree
     run: Run
+    exact: tuple[np.ndarray | None, ...]
 
     @property
     def chunk(self) -> int:
@@ -82,7 +84,7 @@ class Prepared:
         return [
             run_level(
                 level, i, self.estimator, self.expansions[i], self.pilots[i], self.plan.by_mode(i), self.seeds,
-                self.run, tick,
+                self.run, tick, self.exact[i] if self.estimator == "exact-sde" else None,
             )
             for i, level in enumerate(self.study.levels)
         ]  # fmt: skip
@@ -91,7 +93,9 @@ class Prepared:
 def prepare(study: Study, *, estimator: str, rng: int | np.random.SeedSequence, budget: Budget, run: Run) -> Prepared:
     """Run the pilot of a study and plan it."""
     seeds, levels = SeedTree.of(rng), study.levels
-    options = candidates(estimator, levels)
+    asked = estimator in ("auto", "exact-sde") and levels[0].sde is not None and levels[0].solver == "extrapolated"
+    exact = tuple(exact_sde_means(level, study.own) for level in levels) if asked else (None,) * len(levels)
+    options = candidates(estimator, levels, all(mean is not None for mean in exact))
     expansions = tuple(make_expansion(level) for level in levels)
     tasks = [(i, mode) for option in options for i in range(len(levels)) for mode in modes(option)]
     budget.check(len(levels), {len(modes(option)) for option in options})
@@ -106,10 +110,15 @@ def prepare(study: Study, *, estimator: str, rng: int | np.random.SeedSequence, 
     found = []
     for option in options:
         pilots = tuple({mode: done[i, mode] for mode in modes(option)} for i in range(len(levels)))
+        if option == "exact-sde":
+            pilots = tuple({m: p._replace(mean=p.mean - e) for m, p in pilot.items()}
+                           for pilot, e in zip(pilots, exact, strict=True))  # fmt: skip
         plan = make_plan(pilots, levels, study.h, option, Budget(precision=DEFAULT_PRECISION))
         found.append((plan.path_steps, option, pilots))
     _, best, pilots = min(found, key=lambda one: one[0])  # by variance and operations: the same on every machine
-    return Prepared(study, best, expansions, pilots, make_plan(pilots, levels, study.h, best, budget), seeds, run)
+    return Prepared(
+        study, best, expansions, pilots, make_plan(pilots, levels, study.h, best, budget), seeds, run, exact
+    )
 
 
 def verify(
@@ -158,8 +167,9 @@ def verify(
         start: SDE time at which the chain hands its paths to the SDE; None is 0, or 8 base steps with bias correction.
         times: SDE times to compare at (the end alone by default), or how many.
         test_functions: names or a mapping name -> function of a Snapshot; None for a set that is not blind.
-        estimator: "moments" or "quadrature", which draw nothing, "coupled", "independent", or "auto": the first of
-            them that applies, and of the last two the cheaper; only those if the budget asks for paths.
+        estimator: "moments" or "quadrature", which draw nothing; "exact-sde" (the chain against known means of the
+            SDE), "coupled", "independent"; or "auto": the first that applies, and of the last two the cheaper. A
+            budget that asks for paths, precision or seconds rules out the first two.
         solver: "extrapolated" or "torchsde:euler|milstein|srk", as a pair of q and q/2 sub-steps.
         substeps: q, even, SDE steps per iteration.
         confidence: of the verdict, in (0, 1).

@@ -11,8 +11,9 @@ from sdeadapt.oracles.amplified import Amplified
 from sdeadapt.oracles.analytic import Quadratic
 from sdeadapt.oracles.base import NotDeclared, Oracle, Stream
 from sdeadapt.oracles.finite_sum import LogisticRegression
+from sdeadapt.simulation.run import Run
 from sdeadapt.verification.planning import Budget
-from sdeadapt.verification.study import default_multipliers, make_clock
+from sdeadapt.verification.study import Study, default_multipliers, make_clock
 from sdeadapt.verification.weak_error import verify
 
 METHOD = RMSprop(0.25, 0.9375, 0.4)
@@ -101,11 +102,21 @@ def test_family():
     refused("`refine` must be one of .*; got 'savg'. Did you mean 'svag'", refine="savg")
     refused("reshuffled epochs .* SVAG and `verify` refuse", oracle=regression("epoch"))
     refused("`refine` must divide the time step by r = 4", refine=lambda m, o, r: (m, Amplified(o, r)))
+    refused("`refine` must be 'step' under scaling='ballistic'", RMSprop(0.25, 0.9375, 0.4, scaling="ballistic"))
+    for refine in ("svag", "noise"):
+        refused("`refine` must be 'step' for order=2 of SGD; .* only of order 1", SGD(0.1), order=2, refine=refine)
 
-    class Ballistic(RMSprop):
-        scaling = "ballistic"
 
-    refused("`refine` must be 'step' under scaling='ballistic'", Ballistic(0.25, 0.9375, 0.4))
+def test_a_state_at_the_start_of_the_comparison():
+    asked = {
+        "theta0": [1.0, 2.0], "horizon": 1.0, "steps": None, "sde": None, "multipliers": (1, 2, 4), "refine": "svag",
+        "order": 1, "initial": {"m": 0.5, "u": 1.0}, "times": None, "test_functions": None, "solver": "extrapolated",
+        "substeps": 4, "run": Run(),
+    }  # fmt: skip
+    study = Study.build(Adam(0.25, 0.9, 0.99), ORACLE, start=0.5, **asked)
+    assert [(level.begin, level.start) for level in study.levels] == [(8, 8), (32, 32), (128, 128)]
+    torn = Study.build(Adam(0.25, 0.9, 0.99), ORACLE, start=0.5, **{**asked, "initial": None})
+    assert [(level.begin, level.start) for level in torn.levels] == [(0, 8), (0, 32), (0, 128)]
 
 
 def test_solver():
