@@ -15,6 +15,7 @@ from sdeadapt.oracles.analytic import MultiplicativeNoise, Quadratic, Rippled
 from sdeadapt.oracles.base import NotDeclared
 from sdeadapt.oracles.functions import FromFunctions
 from sdeadapt.oracles.noise import Gaussian, Laplace, Noise, ShiftedExponential, StudentT, TwoPoint, Uniform
+from sdeadapt.verification.resolution import Resolution
 
 F64 = torch.float64
 HESSIAN = [[1.0, 0.4], [0.4, 2.0]]
@@ -278,6 +279,32 @@ def test_verify_takes_a_sign_method_with_its_controls():
     assert report.sem.max() < 0.01
     wrong = [math.exp(-0.5), 1.0]  # the twin: a rate of 1
     assert np.any(np.abs(report.error - (np.array(chain) - wrong).T) > 4 * report.sem + report.bias)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_outcomes_are_the_two_signs_with_their_probabilities(sign):
+    theta, method = sign * tensor([0.2, 0.8]), SignSGD(0.1)
+    oracle = MultiplicativeNoise(1.5, scale=2.0, noise=ShiftedExponential())  # its S = theta
+    values, weights = method.outcomes(oracle, theta)
+    assert values.tolist() == [[-1.0, -1.0], [1.0, 1.0]]
+    xi = torch.special.ndtri((torch.arange(100_000, dtype=F64) + 0.5) / 100_000)
+    for column, at in enumerate(theta):
+        g = oracle.sample(oracle.at(at.expand(len(xi), 1)), ShiftedExponential().map(xi)[:, None])
+        assert float((g > 0).double().mean()) == pytest.approx(float(weights[1, column]), abs=2e-5)
+    assert weights.sum(0).tolist() == [1.0, 1.0]
+
+
+def test_without_noise_the_law_of_the_chain_is_the_lattices():
+    student, theta0 = StudentT(3.0), 1.2
+    job = {"theta0": [theta0], "multipliers": (1, 2, 3), "test_functions": ["theta_0", "theta_0_squared"]}
+    budget = Budget(resolution=Resolution(points=(48,), euler=4))
+    oracle = Quadratic(1.0, 1.0, scale=2.0)
+    report = verify(SignSGD(0.25), oracle, steps=8, refine="noise", budget=budget, **job)
+    assert report.estimator == "quadrature"
+    exact = [lattice_moments(math.sqrt(h), round(0.5 / h), theta0, stats.norm(), 0.5 / math.sqrt(h)) for h in report.h]
+    assert np.all(np.abs(report.chain - np.array(exact).T) <= sum(report.bounds.values()) + 1e-12)
+    other = [lattice_moments(math.sqrt(h), round(0.5 / h), theta0, LAWS[student], 0.5 / math.sqrt(h)) for h in report.h]
+    assert np.all(np.abs(report.chain - np.array(other).T).max(0) > 1e-3)  # the twin
 
 
 def test_signum_at_a_fixed_beta_moves_as_its_page_says():
