@@ -1,8 +1,9 @@
 r"""The weak error of a small problem without noise: laws of chain and SDE on a grid of Chebyshev points.
 
-Nothing is used but `method.step`, `oracle.rule` (or `method.outcomes`) and `sde.at`. The chain's law is moved by its transition operator
-iteration by iteration (by powers of it where iterations are alike), the SDE's by Euler steps with a three-point noise,
-extrapolated in their length. What a coarser grid, fewer nodes and a smaller domain change in the weak error bounds it.
+Nothing is used but `method.step`, `oracle.rule` or `method.outcomes`, and `sde.at`. The chain's law is moved by its
+transition operator iteration by iteration (by powers of it where iterations are alike), the SDE's by Euler steps with
+a three-point noise, extrapolated in their length. What a coarser grid, fewer nodes and a smaller domain change in the
+weak error bounds it.
 """
 
 from __future__ import annotations
