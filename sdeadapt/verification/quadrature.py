@@ -82,8 +82,9 @@ def quadrature_means(
     fine = resolution.filled(levels[0].initial._fields)
     coarse = fine.coarser
     passes: list[_Law] = []
-    for n, one in enumerate((fine, coarse, coarse.fewer, coarse.smaller)):
-        passes.append(_pass(levels, one, passes[1] if n == 2 else None))  # the SDE needs no nodes
+    for n, one in enumerate((fine, coarse, coarse, coarse.smaller)):
+        fewer = n == 2  # on the same grids, so that nothing else changes
+        passes.append(_pass(levels, one, coarse.fewer.nodes if fewer else None, passes[1] if fewer else None))
         tick(n + 1, 4)
     first, second = passes[:2]
     errors = [law.chain - law.sde for law in passes]
@@ -104,16 +105,22 @@ def quadrature_means(
 
 
 @torch.no_grad()
-def _pass(levels: tuple[Level, ...], resolution: Resolution, known: _Law | None = None) -> _Law:
-    """Return chain and SDE of every level at one resolution, all on the same grids; `known` has the SDE already."""
-    assert resolution.nodes is not None
+def _pass(
+    levels: tuple[Level, ...], resolution: Resolution, nodes: int | None = None, known: _Law | None = None
+) -> _Law:
+    """Return chain and SDE of every level at one resolution, all on the same grids.
+
+    `nodes` replaces those of the resolution, on the grids that belong to it; `known` then has the SDE already.
+    """
+    nodes = nodes or resolution.nodes
+    assert nodes is not None
     assert resolution.euler is not None
     stage = make_stage(levels, resolution)
     shared = _same_sde(levels, stage.grid(stage.begin)) and all(level.begin == level.start for level in levels)
     looks: dict[int, _Look] = {}
     chains, solutions, edge, steps = [], [], 0.0, 0
     for i, level in enumerate(levels):
-        laws = dict(_chain_law(level, stage, resolution.nodes))
+        laws = dict(_chain_law(level, stage, nodes))
         steps = max(steps, level.records[-1] - level.begin)
         chain = [_means(level, *laws[k], looks) for k in level.records]
         edge = max(edge, *(one.edge for one in chain))
