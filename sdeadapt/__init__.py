@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sdeadapt.verification.decision import Verdict
     from sdeadapt.verification.local_error import local_error
     from sdeadapt.verification.planning import Budget
+    from sdeadapt.verification.resolution import Resolution
     from sdeadapt.verification.scaling_rule import verify_scaling
     from sdeadapt.verification.weak_error import verify
 
@@ -55,6 +56,7 @@ __all__ = [
     "Oracle",
     "RMSprop",
     "RMSpropW",
+    "Resolution",
     "Run",
     "SignSGD",
     "Signum",
@@ -92,6 +94,7 @@ _HOMES = {
     "Oracle": "oracles.base",
     "RMSprop": "methods",
     "RMSpropW": "methods",
+    "Resolution": "verification.resolution",
     "Run": "simulation.run",
     "SignSGD": "methods",
     "Signum": "methods",

@@ -41,8 +41,10 @@ def _labels(report: WeakErrorReport, shown: Sequence[int]) -> list[str]:
 
 def _bars(report: WeakErrorReport) -> tuple[float, str]:
     """Return the critical value of error bars, and what to call them."""
+    if report.noise_free:
+        return 2.0, "bound"
     confidence = report.config["confidence"]
-    return critical_value(confidence), f"{100 * confidence:g} %"
+    return critical_value(confidence), f"{100 * confidence:g} % interval"
 
 
 def _error(report: WeakErrorReport) -> str:
@@ -78,7 +80,7 @@ def scaled_errors(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None
     ax.axhline(0, color="0.6", lw=0.8, zorder=0)
     ax.set_xlim(0, 1.06 * h[0])
     ax.set_xlabel("time step h (SDE time)")
-    ax.set_ylabel(rf"{_error(report)} $/\,(s\,h{'' if p == 1 else f'^{p}'})$,  {sure} bars")
+    ax.set_ylabel(rf"{_error(report)} $/\,(s\,h{'' if p == 1 else f'^{p}'})$,  bars: {sure}")
     ax.set_title("flat: the order holds;  rising to the left: plateau", fontsize=9)
     return ax
 
@@ -96,7 +98,8 @@ def plateaus(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None = No
     """
     shown = targets_shown(report) if shown is None else shown
     tests = [report.tests[j] for j in shown]
-    power = math.floor(math.log10(max((t.plateau_bound / t.scale for t in tests), default=1.0) or 1.0))
+    widest = max((max(t.plateau_bound, t.allowed) / t.scale for t in tests), default=1.0)
+    power = math.floor(math.log10(widest or 1.0))
     unit = [test.scale * 10.0**power for test in tests]
     allowed = [test.allowed / s for test, s in zip(tests, unit, strict=True)]
     ax.axvspan(-max(allowed, default=0), max(allowed, default=0), color="#1b7837", alpha=0.1, lw=0)
@@ -113,7 +116,7 @@ def plateaus(report: WeakErrorReport, ax: Axes, shown: Sequence[int] | None = No
     for k, label in enumerate(ax.get_yticklabels()):  # the legend of the whole figure
         label.set_color(f"C{k}")
     ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.set_xlabel(rf"plateau / s, in $10^{{{power}}}$ ({_bars(report)[1]} interval; green: allowed)")
+    ax.set_xlabel(rf"plateau / s, in $10^{{{power}}}$ ({_bars(report)[1]}; green: allowed)")
     ax.set_title(f"{_error(report)} extrapolated to h = 0", fontsize=9)
     return ax
 
