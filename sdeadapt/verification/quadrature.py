@@ -248,6 +248,6 @@ def _same_sde(levels: tuple[Level, ...], grid: Grid) -> bool:
                 return False
             found = [coefficients(one.sde, times[0], grid.rows) for one in (base, level) if one.sde is not None]
             for a, b in zip(*found, strict=True):
-                if a.shape != b.shape or float((a - b).abs().max()) > 1e-11 * float(a.abs().max()):
+                if a.shape != b.shape or (a.numel() and float((a - b).abs().max()) > 1e-11 * float(a.abs().max())):
                     return False
     return True
