@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sdeadapt import Budget, verify
-from sdeadapt.methods import Adadelta, Adagrad, AdamW, Momentum, RMSpropW, SignSGD
+from sdeadapt.methods import Adagrad, Momentum, RMSpropW, SignSGD
 from sdeadapt.methods.base import ItoSDE
 from sdeadapt.methods.sign_sgd import SignSGDPoint
 from sdeadapt.oracles.analytic import MultiplicativeNoise, Rippled
