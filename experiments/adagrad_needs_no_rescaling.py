@@ -79,9 +79,7 @@ def main(argv=None):
     }
     figures = {"rules.png": list(studies)[:3], "first_steps.png": list(studies)[3:]}
     failed = batch_size_rules.main(claim, studies, figures, argv)
-    print(
-        f"With the equation: {duration(time.perf_counter() - began)}; its verdicts as claimed: {'yes' if held else 'no'}"
-    )
+    print(f"The equation as claimed: {'yes' if held else 'no'}; {duration(time.perf_counter() - began)} with it.")
     return 0 if given.smoke else failed or int(not held)
 
 
