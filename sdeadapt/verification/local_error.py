@@ -104,6 +104,11 @@ def local_error(
     begin = time.perf_counter()
     check_integer("order", order)
     check_family(method, oracle, refine)
+    if not method.smooth and refine == "svag":
+        raise NotDeclared(
+            f"A step of {type(method).__name__} jumps, and the rule of SVAG's pairs of draws has no edge there. "
+            "Use refine='noise' or 'step', with an oracle whose rule has one."
+        )
     if theta is None:
         raise ValueError("`theta` must be given: the point whose one-step moments are compared.")
     if not method.invertible:
