@@ -15,7 +15,7 @@ Moves = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 _STEP = 1e-5  # of finite differences, relative
 _LEAST = 1e-13  # weight of a node that the domain has to hold
 _MARGIN = 0.02
-_FLOOR = 0.97  # of the smallest image: the nodes of a noise may miss the point where a gradient vanishes
+_FLOOR = 0.8  # of the smallest image: much of a skewed law sits there, and nodes may miss where a gradient vanishes
 
 
 def find_bounds(
