@@ -165,7 +165,7 @@ def main(argv=None):
     except ValueError as error:
         refused = True
         print(f"SVAG: {error}")
-    print("Density at 0 over that of a draw, r = 4, 16, 64: ", [round(density_under_svag(r), 3) for r in (4, 16, 64)])
+    print("Density at 0 over that of a draw, r = 4, 16, 64:", *(short(density_under_svag(r)) for r in (4, 16, 64)))
     draw(reports).savefig(given.out / "sign_descent_sde.png", dpi=120)
     held = refused and all(row[1] == row[2] for row in rows)
     print(f"\nEvery verdict as claimed: {'yes' if held else 'no'}. Cost: {duration(time.perf_counter() - began)}.")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sdeadapt import Budget, verify
-from sdeadapt.methods import Adagrad, Momentum, RMSpropW, SignSGD
+from sdeadapt.methods import Adadelta, Adagrad, AdamW, Momentum, RMSpropW, SignSGD
 from sdeadapt.methods.base import ItoSDE
 from sdeadapt.methods.sign_sgd import SignSGDPoint
 from sdeadapt.oracles.analytic import MultiplicativeNoise, Rippled
@@ -48,6 +48,17 @@ def no_decay(method, oracle):
     return replace(method, weight_decay=0.0).sde(oracle)
 
 
+def still(method, oracle):
+    """Adadelta's, with the squares of updates as they were at the start."""
+    true = method.sde(oracle)
+
+    def at(t, x):
+        drift, diffuse = true.at(t, x)
+        return drift._replace(q=0 * drift.q), diffuse
+
+    return replace(true, at=at)
+
+
 def erf(method, oracle):
     """Sign descent's for Gaussian noise of the same covariance."""
     return method.sde(rippled(oracle.scale))
@@ -75,6 +86,20 @@ def twice_the_density(method, oracle):
         return SignSGDPoint(-speed * slope * ratio), lambda dw: SignSGDPoint(-size * dw)
 
     return ItoSDE(at, oracle.noise_dim, SignSGDPoint)
+
+
+class HalvedAdamW(AdamW):
+    """Refined by 2 in h: with three coordinates many small steps cost what the grid can hold."""
+
+    def refinement(self, multiplier):
+        return multiplier
+
+
+class HalvedAdadelta(Adadelta):
+    """As `HalvedAdamW`."""
+
+    def refinement(self, multiplier):
+        return multiplier
 
 
 class Case(NamedTuple):
@@ -109,6 +134,20 @@ FULL = {
     "RMSpropW": Case(RMSpropW(1 / 4, 15 / 16, 0.8, weight_decay=0.25), rippled(2.0), no_decay, {}),
     "RMSpropW, independent": Case(
         RMSpropW(1 / 4, 15 / 16, 0.8, weight_decay=1 / 16, decay="independent"), rippled(2.0), no_decay, {}
+    ),
+    "AdamW": Case(
+        HalvedAdamW(1 / 4, 7 / 8, 15 / 16, 0.8, bias_correction=False, weight_decay=0.25),
+        rippled(2.0),
+        no_decay,
+        {"initial": {"m": [1.0]}},
+        Resolution((36, 26, 16), nodes=8),
+    ),
+    "Adadelta": Case(
+        HalvedAdadelta(1 / 4, 15 / 16, 0.3),
+        rippled(1.0),
+        still,
+        {"initial": {"q": [0.2]}},
+        Resolution((40, 18, 18), nodes=8),
     ),
     "sign, SVAG": QUICK["sign, noise dominates"]._replace(options={}),
     "sign, Student, noise dominates": Case(
