@@ -1,7 +1,7 @@
 r"""Weak orders to .01 without a random number: SGD in both of its families, RMSprop and Adam on a rippled problem.
 
-SGD on Li, Tai and E's quadratic, by exact moments: against closed forms of E f; with fixed noise the SDE has order 1, the
-one of second order 2, and the ODE 1 too; with a fixed SDE (SVAG) the ODE leaves a plateau and the second-order SDE
+SGD on Li, Tai and E's quadratic, by exact moments: against closed forms of E f; with fixed noise the SDE has order 1,
+the one of second order 2, and the ODE 1 too; with a fixed SDE (SVAG) the ODE leaves a plateau and the second-order SDE
 has order 1 only. RMSprop (new and old v) and Adam (from t₀ = 1 on) by quadrature, on a loss that is not
 quadratic with a covariance that depends on theta.
 
@@ -44,7 +44,8 @@ def studies():
     new, old = (RMSprop(math.sqrt(h), 1 - 0.3 * h, 0.3 / math.sqrt(h), denominator=v) for v in ("new", "old"))
     adam = Adam(math.sqrt(h), 1 - 2 * h, 1 - h, 0.3 / math.sqrt(h))
     held = {"theta0": [1.0], "steps": 24, "start": 1.0, "refine": "noise", "initial": {"m": [0.8], "u": [0.75]},
-            "multipliers": (1, 2, 4), "test_functions": [*FUNCTIONS, "noise_trace", "mean_u", "m_norm_squared"]}  # fmt: skip
+            "multipliers": (1, 2, 4), "test_functions": [*FUNCTIONS, "noise_trace", "mean_u", "m_norm_squared"],
+            }  # fmt: skip
     return {
         "SGD, step": Study(sgd, problem, step),
         "SGD, step, order 2": Study(sgd, problem, step | {"order": 2}),

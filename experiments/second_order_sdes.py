@@ -1,7 +1,7 @@
 r"""Second-order SDEs of RMSprop and Adam: order 2 with fixed noise; with noise that grows, for some functions only.
 
-With fixed noise (ballistic scaling, `refine="step"`) every test function shows order 2. In the scaling of the batch-size
-rule (`refine="noise"`) the one-step moment E[dtheta^2 du] is O(h^2) in the iteration, and no Ito equation with Gaussian
+With fixed noise (ballistic scaling, `refine="step"`) every test function shows order 2. In the scaling of the
+batch-size rule (`refine="noise"`) the one-step moment E[dtheta^2 du] is O(h^2) in the iteration, and no Ito equation with Gaussian
 increments has it: u, and theta where the gradient is linear, keep order 2, the rest is of order 1. The control freezes
 v (1 - beta = 1e-6 h), with which that moment vanishes: order 2 returns on the same problem.
 

@@ -1,8 +1,8 @@
 r"""A fixed skewness of the noise lowers the weak order from 1 to 1/2; one that falls as sqrt(h), and SVAG, restore it.
 
 RMSprop on a quadratic, with z = Exp(1) − 1 (skewness 2). Under `refine="noise"` the law stays, so that
-cov(dtheta, du) is wrong by O(h^(3/2)) per step and E theta² by O(h^(1/2)); E u does not see it. A two-point law of skewness
-2 sqrt(h) has the "low skewness" of Malladi et al. 2022, Definition 2.6, and so have the pairs that SVAG draws.
+cov(dtheta, du) is wrong by O(h^(3/2)) per step and E theta² by O(h^(1/2)); E u does not see it. A two-point law of
+skewness 2 sqrt(h) has the "low skewness" of Malladi et al. 2022, Definition 2.6, and so have the pairs that SVAG draws.
 
     python experiments/skewness_breaks_order_one.py --out results/skewness_breaks_order_one
 """
