@@ -84,7 +84,7 @@ def quadrature_means(
     passes: list[_Law] = []
     for n, one in enumerate((fine, coarse, coarse, coarse.smaller)):
         fewer = n == 2  # on the same grids, so that nothing else changes
-        passes.append(_pass(levels, one, coarse.fewer.nodes if fewer else None, passes[1] if fewer else None))
+        passes.append(_pass(levels, one, coarse.fewer if fewer else None, passes[1] if fewer else None))
         tick(n + 1, 4)
     first, second = passes[:2]
     errors = [law.chain - law.sde for law in passes]

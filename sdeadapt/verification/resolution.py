@@ -23,7 +23,7 @@ class Resolution:
 
     Args:
         points: of the grid, one number per coordinate of the Point.
-        nodes: of the gradient's law, at every point.
+        nodes: of the gradient's law, at every point; three or more.
         radius: of the domain, in standard deviations about the mean path; positive.
         euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many (up
             to 6 times for three coordinates: many small steps without noise of their own in theta are unstable).
@@ -44,7 +44,7 @@ class Resolution:
         if self.euler is not None:
             check_integer("euler", self.euler)
         if self.nodes is not None:
-            check_integer("nodes", self.nodes, minimum=2)
+            check_integer("nodes", self.nodes, minimum=3)
         for n in self.points or ():
             check_integer("points", n, minimum=4)
 
@@ -69,10 +69,10 @@ class Resolution:
         return replace(self, points=tuple(max(4, math.floor(_COARSER[len(self.points)] * n)) for n in self.points))
 
     @property
-    def fewer(self) -> Resolution:
-        """Fewer nodes."""
+    def fewer(self) -> int:
+        """Fewer nodes: their number."""
         assert self.nodes is not None
-        return replace(self, nodes=max(1, self.nodes - max(1, self.nodes // 6)))
+        return self.nodes - max(1, self.nodes // 6)
 
     @property
     def smaller(self) -> Resolution:
