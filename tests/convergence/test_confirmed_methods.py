@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sdeadapt import Budget, verify
-from sdeadapt.methods import Adadelta, Adagrad, AdamW, Momentum, RMSpropW, SignSGD
+from sdeadapt.methods import Adadelta, Adagrad, AdamW, Momentum, RMSpropW, SignSGD, VarianceAdapted
 from sdeadapt.methods.base import ItoSDE
 from sdeadapt.methods.sign_sgd import SignSGDPoint
 from sdeadapt.oracles.analytic import MultiplicativeNoise, Rippled
@@ -55,6 +55,18 @@ def still(method, oracle):
     def at(t, x):
         drift, diffuse = true.at(t, x)
         return drift._replace(q=0 * drift.q), diffuse
+
+    return replace(true, at=at)
+
+
+def uncorrelated(method, oracle):
+    """The variance-adapted method's, without the covariance of its factor with the gradient that it multiplies."""
+    true, c = method.sde(oracle), method.one_minus_beta / method.time_step
+
+    def at(t, x):
+        drift, diffuse = true.at(t, x)
+        term = 2 * c * method.lr / -math.expm1(-c * t) * x.m * oracle.at(x.theta).covariance_diagonal / x.u
+        return drift._replace(theta=drift.theta + term), diffuse
 
     return replace(true, at=at)
 
@@ -148,6 +160,13 @@ FULL = {
         still,
         {"initial": {"q": [0.2]}},
         Resolution((40, 18, 18), nodes=8),
+    ),
+    "variance-adapted": Case(
+        VarianceAdapted(0.1, 15 / 16, time_step=1 / 16),
+        rippled(2.0),
+        uncorrelated,
+        {"start": 1.0, "initial": {"m": [0.9], "u": [1.2]}, "steps": 24},
+        Resolution((36, 30, 16), nodes=10),
     ),
     "sign, SVAG": QUICK["sign, noise dominates"]._replace(options={}),
     "sign, Student, noise dominates": Case(
