@@ -19,7 +19,7 @@ from sdeadapt.oracles.base import Local
 from sdeadapt.text import duration, short, table
 from sdeadapt.verification.resolution import Resolution
 
-PLANE, SPACE = Resolution(points=(48, 24), nodes=32), Resolution(points=(40, 30, 18), nodes=12)
+PLANE = Resolution(points=(48, 24), nodes=32)
 COARSE = {1: (16,), 2: (16, 8), 3: (10, 8, 6)}
 
 
