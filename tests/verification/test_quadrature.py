@@ -124,6 +124,7 @@ def enumerated(level):
     return total.numpy()
 
 
+@pytest.mark.slow
 def test_two_points_are_exact():
     found = study(rmsprop(), quadratic(noise=TwoPoint(1.5)), initial={"u": [1.6]}, test_functions=LINE | U | COS)
     exact = law(found, Resolution(points=(48, 32)))
