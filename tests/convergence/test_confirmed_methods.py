@@ -48,15 +48,8 @@ def no_decay(method, oracle):
     return replace(method, weight_decay=0.0).sde(oracle)
 
 
-def still(method, oracle):
-    """Adadelta's, with the squares of updates as they were at the start."""
-    true = method.sde(oracle)
-
-    def at(t, x):
-        drift, diffuse = true.at(t, x)
-        return drift._replace(q=0 * drift.q), diffuse
-
-    return replace(true, at=at)
+def half_eps(method, oracle):
+    return replace(method, eps=method.eps / 2).sde(oracle)
 
 
 def uncorrelated(method, oracle):
@@ -157,7 +150,7 @@ FULL = {
     "Adadelta": Case(
         HalvedAdadelta(1 / 4, 15 / 16, 0.3),
         rippled(1.0),
-        still,
+        half_eps,
         {"initial": {"q": [0.2]}},
         Resolution((40, 18, 18), nodes=8),
     ),
