@@ -5,13 +5,14 @@ and the law stays in place, so that one grid serves all times.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sdeadapt.methods import RMSprop
-from sdeadapt.oracles.analytic import Rippled
+from sdeadapt.oracles.analytic import Quadratic, Rippled
 from sdeadapt.verification.weak_error import verify
 
 pytestmark = pytest.mark.slow
@@ -64,3 +65,16 @@ def slower(method, oracle):
 @pytest.mark.parametrize("wrong", [slower, lambda m, o: m.sde(o.rescaled(1 / 1.02))], ids=["slower", "louder"])
 def test_a_wrong_sde_is_refuted(wrong):
     assert study("new", 5, sde=wrong).verdict.value == "REFUTED"
+
+
+def test_stored_exact_sequences_are_this_estimator_s():
+    """An entry of data/exact_sequences.npz (local interpolation in log u, no polynomials); the noise is Gaussian."""
+    with np.load(Path(__file__).parents[1] / "data" / "exact_sequences.npz") as data:
+        stored = data["error"][list(data["settings"]).index("normal False 1.0 0.1 0.25")]
+    report = verify(
+        RMSprop(0.5, 0.75, 0.2, denominator="old"), Quadratic(1.0, 1.0, scale=2.0), theta0=[1.5], steps=4,
+        initial={"u": [2.0]}, refine="noise", multipliers=(1, 2, 4, 8),
+        test_functions={name: FUNCTIONS[name] for name in ("theta", "theta^2", "u", "cos theta")},
+    )  # fmt: skip
+    assert report.error == pytest.approx(stored, abs=5e-6)
+    assert (np.abs(report.error - stored) <= 2 * report.sem).all()
