@@ -1,4 +1,4 @@
-r"""Second-order SDEs of RMSprop and Adam: order 2 with fixed noise; with noise that grows, for some functions only.
+r"""Second-order SDEs of RMSprop: order 2 with fixed noise; with noise that grows, for some functions only.
 
 With fixed noise (ballistic scaling, `refine="step"`) every test function shows order 2. In the scaling of the
 batch-size rule (`refine="noise"`) the one-step moment E[dtheta^2 du] is O(h^2) in the iteration, and no Ito equation
@@ -13,14 +13,11 @@ import sys
 
 from noise_free import Bent, Study, orders, panels, parse, run, scaled
 
-from sdeadapt import Adam, RMSprop
-from sdeadapt.verification.resolution import Resolution
+from sdeadapt import RMSprop
 
-SMALL = Resolution(points=(28, 20, 14), nodes=8)
 C, EPS0, U0 = 1.0, 0.3, 1.3
 MIXED = {"cos theta sqrt u": lambda x: (x.theta.cos() * x.u.clamp_min(0).sqrt())[:, 0]}
 PLAIN = {name: name for name in ("theta_0", "theta_0_squared", "mean_u")}
-ADAM = {"m_norm_squared": "m_norm_squared"}
 
 
 class Halved(RMSprop):
@@ -38,18 +35,12 @@ def rmsprop(h, kind=RMSprop, c=C):
 def studies():
     coarse, fine = 1 / 8, 1 / 32
     ballistic = RMSprop(coarse, 1 - 0.3 * coarse, EPS0, denominator="old", scaling="ballistic")
-    adam = Adam(coarse, 1 - coarse, 1 - coarse / 2, 0.5, "old", False, scaling="ballistic")
     common = {"theta0": [1.0], "order": 2, "initial": {"u": [U0]}}
     every = PLAIN | MIXED
     return {
         "RMSprop, ballistic": Study(
             ballistic, Bent(1.0),
             common | {"refine": "step", "steps": 8, "multipliers": (1, 2, 4), "test_functions": every},
-        ),
-        "Adam, ballistic": Study(
-            adam, Bent(0.5),
-            common | {"refine": "step", "steps": 4, "multipliers": (1, 2, 4), "test_functions": every | ADAM,
-                      "initial": {"u": [U0], "m": [0.5]}}, resolution=SMALL,
         ),
         "quadratic, u and theta": Study(
             rmsprop(coarse, Halved, 0.3), Bent(1 / math.sqrt(coarse), 0.0),
