@@ -58,9 +58,7 @@ def studies():
         ),
         "adamw": Study(sa.AdamW(**eighth, weight_decay=0.1), 8**0.5, few, steps=8),
         "adagrad": Study(sa.Adagrad(0.5, eps=0.1, time_step=1 / 16), 4.0),
-        "adadelta": Study(
-            sa.Adadelta(8**-0.5, 7 / 8, 0.2), 8**0.5, {"multipliers": (1, 2, 3), "initial": {"q": [0.5]}}, 8
-        ),
+        "adadelta": Study(sa.Adadelta(8**-0.5, 7 / 8, 0.2), 8**0.5, less, steps=8),
         "signsgd": Study(sa.SignSGD(1 / 4), 0.5, coarse, steps=16),
         "signsgd, fixed noise": Study(sa.SignSGD(1 / 8, "fixed-noise"), 1.0, step, steps=8),
         "momentumvarianceadapted": Study(sa.MomentumVarianceAdapted(1 / 16, 15 / 16), 2.0, held, steps=32),

@@ -10,8 +10,8 @@ from sdeadapt.checks import check_integer, check_positive
 __all__ = ["Resolution"]
 
 # by the number of coordinates; other fields than theta and u have the points of ""
-_POINTS = {1: {"theta": 128}, 2: {"theta": 72, "u": 22, "": 40}, 3: {"theta": 48, "u": 20, "": 34}}
-_NODES = {1: 24, 2: 16, 3: 10}
+_POINTS = {1: {"theta": 128}, 2: {"theta": 60, "u": 24, "": 40}, 3: {"theta": 48, "u": 20, "": 34}}
+_NODES = {1: 24, 2: 32, 3: 10}
 _RADIUS = {1: 6.5, 2: 6.5, 3: 6.0}
 _EULER = {1: 16, 2: 16, 3: 8}
 _COARSER = {1: 0.82, 2: 0.82, 3: 0.87}
@@ -30,7 +30,7 @@ class Resolution:
 
     Example:
         >>> Resolution(points=(48, 20)).filled(("theta", "u")).nodes
-        16
+        32
     """
 
     points: tuple[int, ...] | None = None
