@@ -214,14 +214,19 @@ def run_pilot(level: Level, mode: Mode, expansion: Expansion | None, seeds: Seed
 
 
 def _regress(y: Tensor, controls: Tensor) -> Tensor:
-    """Return least-squares coefficients (J, C) of y (n, J) on controls (n, J, C), an intercept allowed for."""
+    """Return least-squares coefficients (J, C) of y (n, J) on controls (n, J, C), an intercept allowed for.
+
+    A control that varies by rounding alone has none: its mean need not be zero (mu of two-point noise).
+    """
     z = (controls - controls.mean(0)).double()
     scale = z.square().mean(0).sqrt()
-    z = (z / torch.where(scale > 0, scale, 1)).permute(1, 0, 2)  # (J, n, C)
+    rounding = math.sqrt(torch.finfo(controls.dtype).eps) * scale.amax(1, keepdim=True)
+    scale = torch.where(scale > rounding, scale, math.inf)
+    z = (z / scale).permute(1, 0, 2)  # (J, n, C)
     gram = z.transpose(1, 2) @ z / z.shape[1]
     cross = torch.einsum("jnc,nj->jc", z, (y - y.mean(0)).double()) / z.shape[1]
     solved = torch.linalg.pinv(gram, rtol=1e-9, hermitian=True) @ cross[:, :, None]
-    return (solved[:, :, 0] / torch.where(scale > 0, scale, 1)).to(y.dtype)
+    return (solved[:, :, 0] / scale).to(y.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +236,9 @@ class LevelResult:
     error (J,), covariance (J, J) of it, bias and bias_sem (J,): the solver's |fine − coarse|, which bounds what
     extrapolation left; chain and sde (J,): the plain means; square (J,): E phi(SDE)^2; factor (J,): variance reduction;
     a chain alone: error is its mean, sde and square are of the chain;
-    paths: (mode, number) run; kurtosis, skewness, share (J,): of the residuals; control_z: the largest |z| of a
-    control's mean; diverged, first_step; least_u; chunk_means of the residuals, for simultaneous intervals.
+    paths: (mode, number) run; kurtosis, skewness, share (J,): of the residuals; control_z: the largest |z| of
+    the mean of a control in use; diverged, first_step; least_u; chunk_means of the residuals, for simultaneous
+    intervals.
     """
 
     error: np.ndarray
@@ -315,10 +321,11 @@ def _combine(results: dict[str, tuple[LevelJob, ChunkResult, int]]) -> LevelResu
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(variance > 0, raw_variance / variance, 1.0)
     control_z = 0.0
-    for m in moments.values():
-        if "controls" in m:
-            sem = np.sqrt(_variance(m["controls"]) / m["controls"].n)
-            control_z = max(control_z, float(np.max(np.abs(m["controls"].mean) / np.where(sem > 0, sem, np.inf))))
+    for job, merged, _ in results.values():
+        if "controls" in merged.moments and job.coefficients is not None:
+            controls, used = merged.moments["controls"], job.coefficients.flatten().cpu().numpy() != 0
+            sem = np.where(used, np.sqrt(_variance(controls) / controls.n), np.inf)
+            control_z = max(control_z, float(np.max(np.abs(controls.mean) / np.where(sem > 0, sem, np.inf))))
     diverged, step = 0, -1
     for job, merged, _ in results.values():
         diverged += merged.diverged
