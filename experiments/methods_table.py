@@ -38,11 +38,12 @@ class Study(NamedTuple):
 
 def studies():
     """Return every study by name; constants in SDE time are of order 1."""
-    betas, held = {"beta1": 7 / 8, "beta2": 15 / 16}, {"start": 1.0, "initial": {"m": [0.5], "u": [0.7]}}
+    betas = {"beta1": 7 / 8, "beta2": 15 / 16}
+    held = {"start": 1.0, "multipliers": (1, 2, 4), "initial": {"m": [0.5], "u": [0.7]}}
     # three coordinates: a base step of 1/8 and up to 9 times as many, for the grid does not hold many small steps
     eighth = {"lr": 8**-0.5, "beta1": 1 - 1.5 / 8, "beta2": 1 - 0.6 / 8, "eps": 0.5, "bias_correction": False}
     few, less = ({"multipliers": (1, 2, 3), "initial": start} for start in ({"m": [0.9]}, {"q": [0.5]}))
-    step, coarse = {"refine": "step", "multipliers": (1, 2, 4, 8)}, {"multipliers": (1, 2, 4)}
+    step = {"refine": "step", "multipliers": (1, 2, 4, 8)}
     return {
         "sgd": Study(sa.SGD(1 / 16), 2.0),
         "momentum": Study(sa.Momentum(1 / 32, 0.5), 2.0, problem=partial(MultiplicativeNoise, 0.8)),
@@ -59,7 +60,7 @@ def studies():
         "adamw": Study(sa.AdamW(**eighth, weight_decay=0.1), 8**0.5, few, steps=8),
         "adagrad": Study(sa.Adagrad(0.5, eps=0.1, time_step=1 / 16), 4.0),
         "adadelta": Study(sa.Adadelta(8**-0.5, 7 / 8, 0.2), 8**0.5, less, steps=8),
-        "signsgd": Study(sa.SignSGD(1 / 4), 0.5, coarse, steps=16),
+        "signsgd": Study(sa.SignSGD(1 / 4), 0.5, {"multipliers": (1, 2, 4, 8)}),
         "signsgd, fixed noise": Study(sa.SignSGD(1 / 8, "fixed-noise"), 1.0, step, steps=8),
         "momentumvarianceadapted": Study(sa.MomentumVarianceAdapted(1 / 16, 15 / 16), 2.0, held, steps=32),
         "varianceadapted": Study(sa.VarianceAdapted(0.5, 15 / 16, time_step=1 / 16), 4.0, held, steps=32),
