@@ -1,10 +1,9 @@
-r"""Where RMSprop's SDEs of order 2 have that order, without a random number.
+r"""Where RMSprop's SDE of order 2 loses it, without a random number, and that one moment is to blame.
 
-With fixed noise (ballistic) they have it for every test function. Where noise grows as h falls (batch-equivalent) the
-iteration has E[dtheta^2 du] = (kappa - 1) c D^2 s^4 h^2 + ... beyond what an Ito equation has, with kappa = E z^4:
-order 2 is left for u, and for theta where the gradient is linear. The control shows that nothing else is to blame: with
-the square of an *independent* normal in u's update that moment is gone, first and second moments stay, and order 2
-returns. Gradient theta + b sin(2 theta)/2, Sigma = 1; theta = 1 and u = 1.3 at t = 0, looked at at t = 1; old v.
+Where noise grows as h falls (batch-equivalent) the iteration has E[dtheta^2 du] = (kappa - 1) c D^2 s^4 h^2 + ... beyond
+what an Ito equation has, with kappa = E z^4. The control shows that nothing else is to blame: with the square of an
+*independent* normal in u's update that moment is gone, first and second moments stay, and order 2 returns.
+Gradient theta + b sin(2 theta)/2, Sigma = 1; theta = 1 and u = 1.3 at t = 0, looked at at t = 1; old v.
 """
 
 import math
@@ -119,6 +118,7 @@ def status(report):
     return {name: test.status for name, test in zip(report.names, report.tests, strict=True)}
 
 
+@pytest.mark.slow
 def test_a_third_moment_takes_order_2_away():
     """Per h, shared less independent is .042 for E theta^2 and .0030 for E theta; what is left has order 2."""
     h, multipliers, grid = 1 / 8, (1, 2, 4), Resolution((40, 20), nodes=8, euler=8)
