@@ -1,8 +1,8 @@
 r"""Where RMSprop's SDE of order 2 loses it, without a random number, and that one moment is to blame.
 
 Where noise grows as h falls (batch-equivalent) the iteration has E[dtheta^2 du] = (kappa - 1) c D^2 s^4 h^2 + ...
-beyond what an Ito equation has, with kappa = E z^4. The control shows that nothing else is to blame: with the square of an
-*independent* normal in u's update that moment is gone, first and second moments stay, and order 2 returns.
+beyond what an Ito equation has, with kappa = E z^4. The control shows that nothing else is to blame: with the square
+of an *independent* normal in u's update that moment is gone, first and second moments stay, and order 2 returns.
 Gradient theta + b sin(2 theta)/2, Sigma = 1; theta = 1 and u = 1.3 at t = 0, looked at at t = 1; old v.
 """
 
