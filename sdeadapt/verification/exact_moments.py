@@ -86,9 +86,10 @@ def exact_sde_means(level: Level, own: bool) -> np.ndarray | None:
         if level.start > level.begin:
             _check_chain(level)
         _check_functions(level)
-    except NotClosed:
+        means = _joined([_look(level, seen) for seen in _sde_laws(level, equation, _LOOSE)], "mean")
+    except (NotClosed, FloatingPointError):
         return None
-    return _joined([_look(level, seen) for seen in _sde_laws(level, equation, _LOOSE)], "mean")
+    return means
 
 
 # -- whether the moments close ---------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sdeadapt.verification.affine import Law
 __all__ = ["MomentOperator"]
 
 _LARGEST = 8.0  # a term beyond so many times what came first would cost digits: then a shorter series is taken
+_MOST_PIECES = 65536  # that a time is cut into before the moments are said to overflow
 _EPS = 2.0**-54
 
 
@@ -39,8 +40,12 @@ class MomentOperator:
     discrete: bool
 
     def advance(self, law: Law, length: float) -> Law:
-        """Return the law after `length` steps, or units of time."""
-        piece = length
+        """Return the law after `length` steps, or units of time.
+
+        Raises:
+            FloatingPointError: if the moments overflow.
+        """
+        piece, least = length, 1.0 if self.discrete else length / _MOST_PIECES
         while length > 0:
             piece = min(piece, length)
             found = self._series(law, piece)
@@ -48,6 +53,8 @@ class MomentOperator:
                 piece = piece // 2 if self.discrete else piece / 2
             else:
                 law, length = found, length - piece
+            if piece < least or not bool(law.covariance.isfinite().all()):
+                raise FloatingPointError("The moments overflow. Use a smaller lr.")
         return law
 
     def _series(self, law: Law, length: float) -> Law | None:
