@@ -363,11 +363,14 @@ def test_a_wrong_config_is_2(tmp_path, out, capsys, content, message):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(verify, out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, said, _ = verify("--dry-run", "--paths", "600")
+    code, said, _ = verify("--dry-run", "--paths", "600", "--estimator", "independent")
     assert code == 0
     assert said.count("600 + 600") == 3
     assert "path-steps" in said
     assert "MiB" in said
+    code, said, _ = verify("--dry-run", "--estimator", "quadrature")
+    assert code == 0
+    assert "quadrature estimator: exact up to a bound, no random number" in said
     assert list(tmp_path.iterdir()) == []
 
 
