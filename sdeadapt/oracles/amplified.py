@@ -3,7 +3,7 @@ r"""The SVAG operator: noise amplified by mixing two draws, which also makes it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from sdeadapt.checks import check_integer
 from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle, Stream
 from sdeadapt.oracles.noise import MOST_NODES, standard_normal
+from sdeadapt.oracles.wrapped import Wrapped
 
 __all__ = ["Amplified", "svag_weights"]
 
@@ -23,7 +24,7 @@ def svag_weights(refinement: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class Amplified(Oracle):
+class Amplified(Wrapped):
     r"""The oracle whose noise has `refinement` times the variance: $g = r_1 g_1 + r_2 g_2$ from two draws of `oracle`.
 
     $$r_{1, 2} = \tfrac12(1 \pm \sqrt{2r - 1}),\quad r_1 + r_2 = 1,\quad r_1^2 + r_2^2 = r.$$
@@ -60,8 +61,7 @@ class Amplified(Oracle):
                 f"variance; got {type(self.oracle).__name__} with independent=False. Sample with replacement."
             )
         object.__setattr__(self, "scale", math.sqrt(self.refinement) * self.oracle.scale)
-        for name in ("dim", "noise_dim", "couples", "gaussian", "additive", "linear", "heavy"):
-            object.__setattr__(self, name, getattr(self.oracle, name))
+        self._inherit()
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -113,37 +113,11 @@ class Amplified(Oracle):
         """Return the base oracle's Hessian."""
         return self.oracle.hessian(theta)
 
-    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """Return the base oracle's: Sigma is the same."""
-        return self.oracle.mean_covariance(mean, covariance)
-
     def noise_moments(self) -> tuple[float, float]:
         """Return those of (r1 z1 + r2 z2) / √r."""
         third, fourth = self.oracle.noise_moments()
         shares = [w / math.sqrt(self.refinement) for w in self.weights]
         return third * sum(s**3 for s in shares), 3 + (fourth - 3) * sum(s**4 for s in shares)
-
-    def rescaled(self, kappa: float) -> Amplified:
-        """Return it with the noise variance divided by `kappa`."""
-        return replace(self, oracle=self.oracle.rescaled(kappa))
-
-    def with_batch(self, batch_size: int) -> Amplified:
-        """Return it at another batch size."""
-        return replace(self, oracle=self.oracle.with_batch(batch_size))
-
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> Amplified:
-        """Return it with its tensors on `device`, in `dtype`."""
-        return replace(self, oracle=self.oracle.to(device, dtype))
-
-    @property
-    def device(self) -> torch.device:
-        """The base oracle's."""
-        return self.oracle.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The base oracle's."""
-        return self.oracle.dtype
 
     @property
     def bytes_per_path(self) -> int:

@@ -2,7 +2,7 @@ r"""Coupled weight decay: an L2 penalty that is part of the loss."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sdeadapt.checks import check_positive
 from sdeadapt.oracles.base import Draw, Local, Oracle, Stream
+from sdeadapt.oracles.wrapped import Wrapped
 
 __all__ = ["Penalised"]
 
 
 @dataclass(frozen=True, eq=False)
-class Penalised(Oracle):
+class Penalised(Wrapped):
     r"""The oracle of $f(\theta) + \tfrac\lambda2|\theta|^2$, with the noise of `oracle`.
 
     Gradients get $\lambda\theta$ added, before any average or root: `weight_decay` of torch.optim's SGD, RMSprop, Adam
@@ -40,9 +41,8 @@ class Penalised(Oracle):
 
     def __post_init__(self) -> None:
         check_positive("weight_decay", self.weight_decay, zero=True)
-        names = ("dim", "noise_dim", "scale", "couples", "gaussian", "additive", "linear", "heavy", "independent")
-        for name in names:
-            object.__setattr__(self, name, getattr(self.oracle, name))
+        self._inherit()
+        object.__setattr__(self, "scale", self.oracle.scale)
 
     def at(self, theta: Tensor) -> Local:
         """Return the view of the penalised loss at `theta`, (paths, dim)."""
@@ -71,35 +71,9 @@ class Penalised(Oracle):
         found = self.oracle.hessian(theta)
         return found + self.weight_decay * torch.eye(self.dim, dtype=found.dtype, device=found.device)
 
-    def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """Return the base oracle's E Sigma."""
-        return self.oracle.mean_covariance(mean, covariance)
-
     def noise_moments(self) -> tuple[float, float]:
         """Return the base oracle's: the noise is the same."""
         return self.oracle.noise_moments()
-
-    def rescaled(self, kappa: float) -> Penalised:
-        """Return it with the noise variance divided by `kappa` and the same penalty."""
-        return replace(self, oracle=self.oracle.rescaled(kappa))
-
-    def with_batch(self, batch_size: int) -> Penalised:
-        """Return it at another batch size, with the same penalty."""
-        return replace(self, oracle=self.oracle.with_batch(batch_size))
-
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> Penalised:
-        """Return it with its tensors on `device`, in `dtype`."""
-        return replace(self, oracle=self.oracle.to(device, dtype))
-
-    @property
-    def device(self) -> torch.device:
-        """The base oracle's."""
-        return self.oracle.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The base oracle's."""
-        return self.oracle.dtype
 
     @property
     def bytes_per_path(self) -> int:
