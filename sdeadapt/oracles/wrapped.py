@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from sdeadapt.oracles.base import Oracle
 
 __all__ = ["Wrapped"]
+
+W = TypeVar("W", bound="Wrapped")
 
 
 class Wrapped(Oracle):
@@ -22,22 +24,22 @@ class Wrapped(Oracle):
         for name in ("dim", "noise_dim", "couples", "gaussian", "additive", "linear", "heavy", "independent"):
             object.__setattr__(self, name, getattr(self.oracle, name))
 
-    def _around(self, oracle: Oracle) -> Self:
+    def _around(self: W, oracle: Oracle) -> W:
         return replace(self, oracle=oracle)  # type: ignore[type-var]
 
     def mean_covariance(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """Return the base oracle's E Sigma: Sigma is the same."""
         return self.oracle.mean_covariance(mean, covariance)
 
-    def rescaled(self, kappa: float) -> Self:
+    def rescaled(self: W, kappa: float) -> W:
         """Return it with the noise variance divided by `kappa`."""
         return self._around(self.oracle.rescaled(kappa))
 
-    def with_batch(self, batch_size: int) -> Self:
+    def with_batch(self: W, batch_size: int) -> W:
         """Return it at another batch size."""
         return self._around(self.oracle.with_batch(batch_size))
 
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> Self:
+    def to(self: W, device: str | torch.device, dtype: torch.dtype) -> W:
         """Return it with its tensors on `device`, in `dtype`."""
         return self._around(self.oracle.to(device, dtype))
 
