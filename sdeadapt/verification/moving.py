@@ -83,6 +83,11 @@ class Frame:
         return torch.stack([x.reshape(-1) for x in torch.meshgrid(*axes, indexing="ij")])
 
     @cached_property
+    def _values(self) -> list[Tensor]:
+        """The polynomials at the nodes of each axis."""
+        return [_hermite(x, len(x)) for x, _ in self._rules]
+
+    @cached_property
     def _gaussian(self) -> Tensor:
         """The Gaussian weights, (N,)."""
         weights = torch.ones(1, dtype=torch.float64)
@@ -128,8 +133,8 @@ class Frame:
             last = (product @ values[-1].T) if len(values) > 1 else product.sum(1)
             moments += last.reshape(self.points)
         moments *= self._kept
-        for axis, (x, _) in enumerate(self._rules):
-            moments = torch.movedim(torch.tensordot(_hermite(x, len(x)), moments, ([0], [axis])), 0, axis)
+        for axis, values in enumerate(self._values):
+            moments = torch.movedim(torch.tensordot(values, moments, ([0], [axis])), 0, axis)
         return moments.reshape(-1) * self._gaussian
 
 
