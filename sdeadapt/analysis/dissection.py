@@ -183,7 +183,11 @@ def sign_improvement(gradient: Tensor, hessian: Tensor, covariance: Tensor) -> I
     mean = torch.erf(ratio / math.sqrt(2))
     correlation = (covariance / (s[..., :, None] * s[..., None, :])).nan_to_num(0.0).clamp(-1, 1)
     angles = torch.asin(correlation - torch.diag_embed(correlation.diagonal(dim1=-2, dim2=-1)))
-    second = sign_covariance(ratio, angles.expand(len(gradient), -1, -1)) + mean[:, :, None] * mean[:, None]
+    if angles.any():
+        spread = sign_covariance(ratio, angles.expand(len(gradient), -1, -1))
+    else:  # independent signs, at a fraction of the cost
+        spread = torch.diag_embed(1 - mean.square())
+    second = spread + mean[:, :, None] * mean[:, None]
     slope, curvature = (mean * gradient).sum(-1), (hessian * second).sum((-2, -1))
     return Improvement(slope / curvature, slope.square() / (2 * curvature))
 

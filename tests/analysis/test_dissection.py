@@ -1,6 +1,9 @@
 """The dissection of Adam: identities on methods' states, Lemma 1, one-step improvements, idealised SVAG."""
 
 import math
+import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,3 +211,11 @@ def test_idealised_svag_reaches_its_limit():
     assert (((mean - limit).abs() - 0.1 * limit) / sem < 4.5).all()  # steps are finite: 10 % are allowed
     without_noise = 1 / (4 * lr * curvature**2)  # of dp/dk = -a p^3: the noise of the step left out
     assert (((mean - without_noise).abs() - 0.1 * without_noise) / sem > 4.5).all()
+
+
+def test_the_example_of_the_page(capsys):
+    docs = Path(__file__).parents[2] / "docs"
+    gains = runpy.run_path(str(docs / "examples" / "dissection.py"))["gains"]
+    assert gains["axis-aligned"][0] == pytest.approx(gains["rotated"][0], rel=1e-9)  # a gradient sees no basis
+    shown = re.search(r"prints\n\n((?:    .*\n)+)", (docs / "dissecting_adam.md").read_text("utf-8"))[1]
+    assert shown.split() == capsys.readouterr().out.split()
