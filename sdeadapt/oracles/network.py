@@ -15,19 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vjp, vmap
+from torch.func import functional_call, grad, vmap
 
 from sdeadapt.checks import check_choice
 from sdeadapt.oracles.base import Draw, Local
 from sdeadapt.oracles.network_checks import check_data, check_losses, check_module
+from sdeadapt.oracles.network_passes import ByLayers, ByVjp, Pass, linear_layers
 from sdeadapt.oracles.probe import signs
 from sdeadapt.oracles.sampling import Minibatch
 from sdeadapt.results import describe
 
 __all__ = ["Network"]
 
-_GRADIENTS = 1 << 21  # entries of per-example gradients that are held at a time
-_Pass = tuple[slice, Tensor, Callable[[Tensor], tuple[Tensor]]]  # examples, their losses (paths, block), the vjp
 _SAVED = {"cpu": 1 << 25, "cuda": 1 << 29}  # entries that forward passes may leave for backward passes
 
 
@@ -39,8 +38,9 @@ class Network(Minibatch):
     `requires_grad=False`, and buffers, stay as they are. The module is copied and never changed.
 
     Everything declared is exact, and S(theta) has one column per example. `covariance_diagonal` needs the gradient of
-    every example, in bounded memory. Where it enters linearly, in the drift of u, `diagonal="probe"` uses
-    $(S\xi')^2$ instead, with random signs $\xi'$ that are a hash of theta: unbiased, one backward pass.
+    every example, in bounded memory; in a network of linear layers alone it is a matrix product (`network_passes`).
+    Where it enters linearly, in the drift of u, `diagonal="probe"` uses $(S\xi')^2$ instead, with random signs $\xi'$
+    that are a hash of theta: unbiased, one backward pass.
 
     Args:
         module: without randomness, memory or a mixing of examples: dropout and BatchNorm in evaluation mode.
@@ -79,6 +79,7 @@ class Network(Minibatch):
     homes: dict[str, str] = field(init=False, repr=False)  # where a parameter is used -> its name in theta
     shapes: tuple[torch.Size, ...] = field(init=False, repr=False)  # of the parameters in theta
     theta0: Tensor = field(init=False, repr=False)
+    layers: dict[str, tuple[str | None, str | None]] | None = field(init=False, repr=False)  # if all are linear
     saved: int = field(init=False, repr=False)  # entries that the forward pass of one example leaves for the backward
 
     def __post_init__(self) -> None:
@@ -99,6 +100,8 @@ class Network(Minibatch):
             object.__setattr__(self, name, value)
         self._set_sampling(len(self.data[0]))
         object.__setattr__(self, "noise_dim", self.examples)
+        few = tuple(x[:2] for x in self.data[:-1])
+        object.__setattr__(self, "layers", linear_layers(module, self.homes, few))
         object.__setattr__(self, "saved", check_losses(module, self.loss, self.data, self._two_paths))
 
     def _two_paths(self, *rows: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ class Network(Minibatch):
 
     def losses(self, theta: Tensor, *rows: Tensor) -> Tensor:
         """Return the example losses, (paths, n), on rows (n, …) of inputs and targets that all paths share."""
-        return vmap(self._losses, (0, *(None for _ in rows)))(theta, *rows)
+        return vmap(self.example_losses, (0, *(None for _ in rows)))(theta, *rows)
 
     def _outputs(self, theta: Tensor, *inputs: Tensor) -> Any:
         parameters = self.parameters(theta)
@@ -128,17 +131,19 @@ class Network(Minibatch):
         placed = {home: parameters[name] for home, name in self.homes.items()}
         return functional_call(self.module, placed, inputs, tie_weights=False)
 
-    def _losses(self, theta: Tensor, *rows: Tensor) -> Tensor:
+    def example_losses(self, theta: Tensor, *rows: Tensor) -> Tensor:
+        """Return the losses, (n,), on rows (n, …) of inputs and targets, of one theta (dim,)."""
         return self.loss(self._outputs(theta, *rows[:-1]), rows[-1])
-
-    def _one(self, theta: Tensor, *row: Tensor) -> Tensor:
-        return self._losses(theta, *row)[0]
 
     # -- the oracle ----------------------------------------------------------------------------------------------------
 
     def at(self, theta: Tensor) -> Local:
         """Return the sums over all examples at `theta`, (paths, dim)."""
         return _LocalNetwork(self, theta)
+
+    def one_pass(self, theta: Tensor, rows: list[Tensor]) -> Pass:
+        """Return the forward pass of theta, (paths, dim), over rows (n, …) that all paths share."""
+        return (ByVjp if self.layers is None else ByLayers)(self, theta, rows)
 
     def sample(self, local: Local, draw: Draw) -> Tensor:
         """Return the minibatch gradients, (paths, dim), at the cost of the batch."""
@@ -153,7 +158,7 @@ class Network(Minibatch):
     @cached_property
     def _gradients(self) -> Callable[..., Tensor]:
         """(theta (paths, dim), batches (paths, B, …)) -> (paths, dim)."""
-        gradients = vmap(grad(lambda theta, *rows: self._losses(theta, *rows).mean()))
+        gradients = vmap(grad(lambda theta, *rows: self.example_losses(theta, *rows).mean()))
         return torch.compile(gradients) if self.compiled else gradients
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,32 +219,29 @@ def _homes(module: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) -
 class _LocalNetwork(Local):
     oracle: Network
 
-    def _run(self) -> Iterator[_Pass]:
-        """Yield forward passes of blocks of the examples that fit into memory."""
+    def _run(self) -> Iterator[tuple[slice, Pass]]:
+        """Yield blocks of the examples that fit into memory, each with its forward pass."""
         oracle = self.oracle
         size = max(1, _SAVED[self.theta.device.type] // (len(self.theta) * max(1, oracle.saved)))
         for start in range(0, oracle.examples, size):
             block = slice(start, start + size)
-            rows = [x[block] for x in oracle.data]
-            yield block, *vjp(lambda theta, rows=rows: oracle.losses(theta, *rows), self.theta)
+            yield block, oracle.one_pass(self.theta, [x[block] for x in oracle.data])
 
     @cached_property
-    def _kept(self) -> list[_Pass]:
+    def _kept(self) -> list[tuple[slice, Pass]]:
         return list(self._run())
 
-    def _passes(self) -> Iterable[_Pass]:
+    def _passes(self) -> Iterable[tuple[slice, Pass]]:
         """Return the forward passes, kept if they fit into memory, and otherwise made again."""
         whole = len(self.theta) * self.oracle.saved * self.oracle.examples <= _SAVED[self.theta.device.type]
         return self._kept if whole else self._run()
 
     def _weighted(self, weights: Tensor) -> Tensor:
-        """Return the gradient, (paths, dim), of the losses summed with weights (paths, examples)."""
-        return sum(pull(weights[:, block])[0] for block, _, pull in self._passes())  # type: ignore[return-value]
+        return _total(p.weighted(weights[:, block]) for block, p in self._passes())
 
     @cached_property
     def loss(self) -> Tensor:
-        total = sum(losses.sum(-1) for _, losses, _ in self._passes())
-        return total / self.oracle.examples  # type: ignore[return-value]
+        return _total(p.losses.sum(-1) for _, p in self._passes()) / self.oracle.examples
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -248,14 +250,8 @@ class _LocalNetwork(Local):
 
     @cached_property
     def covariance_diagonal(self) -> Tensor:
-        oracle = self.oracle
-        each = vmap(grad(oracle._one), (None, *(0 for _ in oracle.data)))
-        size = max(1, _GRADIENTS // self.theta.numel())
-        second = torch.zeros_like(self.theta)
-        for start in range(0, oracle.examples, size):
-            rows = [x[start : start + size, None] for x in oracle.data]
-            second += vmap(each, (0, *(None for _ in rows)))(self.theta, *rows).square().sum(1)
-        return (second / oracle.examples - self.gradient.square()).clamp_min(0)
+        second = _total(p.squares() for _, p in self._passes()) / self.oracle.examples
+        return (second - self.gradient.square()).clamp_min(0)
 
     @cached_property
     def diagonal_estimate(self) -> Tensor:
@@ -268,3 +264,8 @@ class _LocalNetwork(Local):
             return self.oracle.at(self.theta.expand(len(xi), -1)).diffuse(xi)
         # S = (g_i - mean g) / sqrt n by columns; centring xi instead of the g_i gives the same product.
         return self._weighted((xi - xi.mean(-1, keepdim=True)) / self.oracle.examples**0.5)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    first, *more = parts
+    return sum(more, first)

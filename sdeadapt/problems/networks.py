@@ -107,7 +107,7 @@ def digits_mlp(
     examples: int = 1000,
     batch_size: int = 32,
     sampling: str = "replacement",
-    diagonal: str = "probe",
+    diagonal: str = "exact",
     seed: int = 0,
 ) -> Problem:
     """Return the 64–32–10 network with tanh on the ten digits: 2,410 parameters, true minibatch noise.

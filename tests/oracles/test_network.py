@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from sdeadapt.methods import RMSprop
-from sdeadapt.oracles import Amplified, LogisticRegression, Penalised, network
+from sdeadapt.oracles import Amplified, LogisticRegression, Penalised, network, network_passes
 from sdeadapt.oracles.network import Network
 from sdeadapt.oracles.probe import signs
 from sdeadapt.testing import OracleMismatch, check_oracle
@@ -93,7 +93,7 @@ def test_everything_declared_is_that_of_a_loop_over_examples(module, blocks, mon
     oracle = make(module)
     if blocks:  # two examples at a time, forward passes not kept
         monkeypatch.setattr(network, "_SAVED", {"cpu": 2 * 3 * oracle.saved})
-        monkeypatch.setattr(network, "_GRADIENTS", 2 * 3 * oracle.dim)
+        monkeypatch.setattr(network_passes, "_GRADIENTS", 2 * 3 * oracle.dim)
     theta = near(oracle)
     each, here = one_by_one(oracle, theta), oracle.at(theta)
     mean, variance = each.mean(1), each.var(1, unbiased=False)
