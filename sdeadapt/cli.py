@@ -198,6 +198,8 @@ def _job(options: Options) -> dict[str, Any]:
     if isinstance(options, SdeOptions):
         job |= {field: getattr(options, field) for field in ("start", "solver", "substeps", "refine")}
         job["multipliers"] = options.multipliers or suggestion.multipliers
+        if isinstance(options, CompareOptions):
+            job["shown"] = problem.shown
         job["sde"] = None if options.sde is None else _find("sde", options.sde, {})
     return job
 

@@ -53,7 +53,7 @@ class ByVjp(Pass):
 
     def __init__(self, oracle: Network, theta: Tensor, rows: list[Tensor]) -> None:
         self.oracle, self.theta, self.rows = oracle, theta, rows
-        self.losses, self.pull = vjp(lambda theta: oracle.losses(theta, *rows), theta)
+        self.losses, self.pull = vjp(lambda theta: oracle.losses(theta, *rows), theta)  # type: ignore[misc]
 
     def weighted(self, weights: Tensor) -> Tensor:
         """Return the sum of the gradients with weights (paths, n), (paths, dim)."""
@@ -79,13 +79,14 @@ class ByLayers(Pass):
     def __init__(self, oracle: Network, theta: Tensor, rows: list[Tensor]) -> None:
         assert oracle.layers is not None
         self.names, self.layers = oracle.names, oracle.layers
-        n = len(rows[0])
-        taps = {
-            name: theta.new_zeros(len(theta), n, oracle.module.get_submodule(name).out_features) for name in self.layers
-        }
+        shape, zeros = (len(theta), len(rows[0])), {}
+        for name in self.layers:
+            layer = oracle.module.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            zeros[name] = theta.new_zeros(*shape, layer.out_features)
 
         def losses(taps: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            return vmap(tapped, (0, 0))(theta, taps)
+            return vmap(tapped)(theta, taps)
 
         def tapped(theta: Tensor, taps: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             inputs: dict[str, Tensor] = {}
@@ -97,7 +98,7 @@ class ByLayers(Pass):
             with _hooked(oracle.module, self.layers, add):
                 return oracle.example_losses(theta, *rows), inputs
 
-        self.losses, self.pull, inputs = vjp(losses, taps, has_aux=True)
+        self.losses, self.pull, inputs = vjp(losses, zeros, has_aux=True)  # type: ignore[misc]
         # (paths, n, features), or (n, features) where all paths share them: the data
         self.inputs = {name: x[0] if x.stride(0) == 0 else x for name, x in inputs.items()}
 
