@@ -18,9 +18,10 @@ import tyro
 
 from sdeadapt.commands.shared import INCONCLUSIVE, Usage, checking
 from sdeadapt.options import (
+    CommonOptions,
     CompareOptions,
-    Options,
     ScalingOptions,
+    UpdatesOptions,
     VerifyOptions,
     as_arguments,
     asked,
@@ -33,7 +34,9 @@ __all__ = ["COMMANDS", "run"]
 USAGE = 2
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
-COMMANDS: dict[str, type[Options]] = {"verify": VerifyOptions, "compare": CompareOptions, "scaling": ScalingOptions}
+COMMANDS: dict[str, type[CommonOptions]] = {
+    "verify": VerifyOptions, "compare": CompareOptions, "scaling": ScalingOptions, "updates": UpdatesOptions
+}  # fmt: skip
 
 
 def run(args: Sequence[str]) -> int:
