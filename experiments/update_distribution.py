@@ -120,6 +120,14 @@ def bands(counts, n, tests):
     return np.nan_to_num(low, nan=0.0), np.nan_to_num(high, nan=1.0)
 
 
+def peak(row, m, tests):
+    """Where the highest point can be: the bins that the bands do not show to be below another, end to end."""
+    counts, *_, n = row
+    low, high = bands(counts, n, tests)
+    (at,) = np.nonzero(high >= low.max())
+    return grid(m)[at[0]], grid(m)[at[-1] + 1]
+
+
 def count_modes(found):
     """{case: {m: (at least, exactly or None)}}."""
     tests = len(CASES) * len(LOOKS) * BINS
@@ -182,15 +190,15 @@ def last_with_two(case, most=20):
     return most
 
 
-def claims(modes, shapes):
+def claims(modes, shapes, peaks):
     late = LOOKS[-1]
     yield Claim(
         "Figure 1: with equal variances two modes at m = 2, one from m = 3 on",
         modes_verdict(modes["N(0, 1)"], {m: 2 if m == 2 else 1 for m in LOOKS}), said(modes["N(0, 1)"]),
     )  # fmt: skip
     yield Claim(
-        "Figure 5, left: with growing variance two modes remain for longer, m = 2 to 5",
-        modes_verdict(modes["N(0, t²)"], dict.fromkeys((2, 3, 4, 5), 2)),
+        "Figure 5, left: with growing variance two modes remain for longer, m = 2 to 7",
+        modes_verdict(modes["N(0, t²)"], dict.fromkeys((2, 3, 4, 5, 7), 2)),
         f"{said(modes['N(0, t²)'])}; the exact law has two up to m = {last_with_two('N(0, t²)')}",
     )
     shrinking = modes["N(0, 1/t²)"]
@@ -230,6 +238,12 @@ def claims(modes, shapes):
         decide(a[0] - b[1], a[1] - b[0], (-math.inf, 0)),  # the mean is negative: of its size, late less early
         f"m = 1: {a[0]:.4f} to {a[1]:.4f}; m = {late}: {b[0]:.4f} to {b[1]:.4f}; the limit is -sqrt(1/2)", "REFUTED",
     )  # fmt: skip
+    a, b = peaks
+    yield Claim(
+        f"Figure 6, left: the highest point moves back towards 0, from m = 2 to {late}",
+        decide(b[0] - a[1], b[1] - a[0], (0, math.inf)),
+        f"m = 2: {a[0]:.2f} to {a[1]:.2f}; m = {late}: {b[0]:.2f} to {b[1]:.2f}",
+    )
     yield Claim(
         "Figure 6, right, N(-t, 1): it gets thinner at every step looked at",
         falls("N(-t, 1)", "variance", (1, *LOOKS)), spell("N(-t, 1)", "variance", (1, *LOOKS)),
@@ -285,8 +299,10 @@ def main(argv=None):
     found = simulate(20_000 if options.smoke else 1_000_000, seed=0)
     z = critical_value(CONFIDENCE, 3 * len(CASES) * (len(LOOKS) + 1))
     shapes = {case: {m: shape(row, z) for m, row in rows.items()} for case, rows in found.items()}
+    tests, ends = len(CASES) * len(LOOKS) * BINS, (LOOKS[0], LOOKS[-1])
+    peaks = [peak(found["N(-1, 1)"][m], m, tests) for m in ends]
     draw(found).savefig(options.out / "update_distribution.png", dpi=130)
-    return conclude(claims(count_modes(found), shapes), options, began)
+    return conclude(claims(count_modes(found), shapes, peaks), options, began)
 
 
 if __name__ == "__main__":
