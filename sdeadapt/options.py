@@ -56,8 +56,8 @@ class Options(CommonOptions):
     """What the commands on a method and a problem have in common.
 
     Args:
-        problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled; or package.module:function,
-            which returns a Problem.
+        problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled, the networks digits_mlp,
+            digits_cnn, digits_small; or package.module:function, which returns a Problem.
         problem_set: options of the problem, e.g. batch_size=16.
         method: sgd, momentum, rmsprop, rmspropw, adam, adamw, fadingadam, adagrad, adadelta, signsgd, signum,
             varianceadapted, momentumvarianceadapted; or package.module:Class. By default the one that the problem

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdeadapt.options import CommonOptions, Options, SdeOptions
+from sdeadapt.options import CommonOptions, CompareOptions, Options, SdeOptions
 
 if TYPE_CHECKING:
     from sdeadapt.simulation.run import Run
@@ -116,6 +116,8 @@ def job_of(options: Options) -> dict[str, Any]:
     if isinstance(options, SdeOptions):
         job |= {field: getattr(options, field) for field in ("start", "solver", "substeps", "refine")}
         job["multipliers"] = options.multipliers or suggestion.multipliers
+        if isinstance(options, CompareOptions):
+            job["shown"] = problem.shown
         job["sde"] = None if options.sde is None else find("sde", options.sde, {})
     return job
 
