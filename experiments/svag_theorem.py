@@ -43,7 +43,7 @@ def studies():
     rms = {
         "theta0": [1.0],
         "steps": 8,
-        "multipliers": (1, 2, 3),
+        "multipliers": (1, 2, 3, 4),
         "test_functions": FUNCTIONS,
         "sde": RMSPROP.sde(oracle),
     }
