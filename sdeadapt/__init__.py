@@ -115,6 +115,7 @@ _REPORTS = (
     "sdeadapt.verification.self_reference",
     "sdeadapt.verification.comparison_report",
     "sdeadapt.verification.scaling_report",
+    "sdeadapt.analysis.updates_report",
 )
 
 
