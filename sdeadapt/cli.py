@@ -19,6 +19,7 @@ import tyro
 from sdeadapt.commands.shared import INCONCLUSIVE, Usage, checking
 from sdeadapt.options import (
     CompareOptions,
+    NoiseOptions,
     Options,
     ScalingOptions,
     VerifyOptions,
@@ -33,7 +34,12 @@ __all__ = ["COMMANDS", "run"]
 USAGE = 2
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
-COMMANDS: dict[str, type[Options]] = {"verify": VerifyOptions, "compare": CompareOptions, "scaling": ScalingOptions}
+COMMANDS: dict[str, type[Options]] = {
+    "verify": VerifyOptions,
+    "compare": CompareOptions,
+    "scaling": ScalingOptions,
+    "noise": NoiseOptions,
+}
 
 
 def run(args: Sequence[str]) -> int:
