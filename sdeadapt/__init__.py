@@ -119,6 +119,7 @@ _REPORTS = (
     "sdeadapt.verification.comparison_report",
     "sdeadapt.verification.scaling_report",
     "sdeadapt.analysis.noise_report",
+    "sdeadapt.analysis.updates_report",
 )
 
 

@@ -18,10 +18,11 @@ import tyro
 
 from sdeadapt.commands.shared import INCONCLUSIVE, Usage, checking
 from sdeadapt.options import (
+    CommonOptions,
     CompareOptions,
     NoiseOptions,
-    Options,
     ScalingOptions,
+    UpdatesOptions,
     VerifyOptions,
     as_arguments,
     asked,
@@ -34,11 +35,12 @@ __all__ = ["COMMANDS", "run"]
 USAGE = 2
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
-COMMANDS: dict[str, type[Options]] = {
+COMMANDS: dict[str, type[CommonOptions]] = {
     "verify": VerifyOptions,
     "compare": CompareOptions,
     "scaling": ScalingOptions,
     "noise": NoiseOptions,
+    "updates": UpdatesOptions,
 }
 
 

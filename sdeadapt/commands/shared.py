@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdeadapt.options import Options, SdeOptions
+from sdeadapt.options import CommonOptions, CompareOptions, Options, SdeOptions
 
 if TYPE_CHECKING:
     from sdeadapt.simulation.run import Run
@@ -116,11 +116,13 @@ def job_of(options: Options) -> dict[str, Any]:
     if isinstance(options, SdeOptions):
         job |= {field: getattr(options, field) for field in ("start", "solver", "substeps", "refine")}
         job["multipliers"] = options.multipliers or suggestion.multipliers
+        if isinstance(options, CompareOptions):
+            job["shown"] = problem.shown
         job["sde"] = None if options.sde is None else find("sde", options.sde, {})
     return job
 
 
-def output(options: Options, command: str) -> Path:
+def output(options: CommonOptions, command: str) -> Path:
     """Return the directory to write to.
 
     Raises:
@@ -139,7 +141,7 @@ def output(options: Options, command: str) -> Path:
 
 
 @contextlib.contextmanager
-def running(options: Options) -> Iterator[tuple[Run, Callable[[], int]]]:
+def running(options: CommonOptions) -> Iterator[tuple[Run, Callable[[], int]]]:
     """Yield a Run with workers and a progress bar, and the number of chunks done.
 
     Meanwhile torch uses one thread, as the workers do: the last bits of sums depend on it.
@@ -177,7 +179,7 @@ def _cores() -> int:
 
 
 def finish(
-    options: Options, report: Any, out: Path, figure: Callable[[Any], Any] | None, config: Mapping[str, Any]
+    options: CommonOptions, report: Any, out: Path, figure: Callable[[Any], Any] | None, config: Mapping[str, Any]
 ) -> int:
     """Print the report, the verdict last, leave the run directory, and return the exit code."""
     text = report.summary()

@@ -19,11 +19,11 @@ _FLOOR = 0.8  # of the smallest image: much of a skewed law sits there, and node
 
 
 def find_bounds(
-    start: Tensor, units: int, walks: Sequence[tuple[int, Moves]], radius: float, roots: Sequence[bool]
+    start: Tensor, walks: Sequence[tuple[int, Moves]], radius: float, roots: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return where the law is during every unit of time, mean path ± radius standard deviations: low and high.
+    r"""Return where the law is at any time, mean path ± radius standard deviations: low and high, (F,) each.
 
-    Both are (units, F); the third, (F,), is how far the mean moves from where it starts.
+    The third, (F,), is how far the mean moves from where it starts.
 
     Mean and covariance are moved by $m' = E F(m, z)$, $C' = J C J^T + \mathrm{Cov} F(m, z)$ with the Jacobian J of the
     mean; the images of the mean itself are held in any case, for laws with one long tail. An average of squares is not
@@ -31,8 +31,7 @@ def find_bounds(
 
     Args:
         start: (rows, F), starting points.
-        units: of time.
-        walks: steps per unit and what makes them, of chain and SDE.
+        walks: how many steps and what makes them, of chain and SDE.
         radius: in standard deviations.
         roots: of which coordinates the bounds are of the root.
 
@@ -41,14 +40,10 @@ def find_bounds(
     """
     root = torch.tensor(roots)
     y = _flat(start, root)
-    low, high = y.amin(0).repeat(units, 1), y.amax(0).repeat(units, 1)
-    low[1:], high[1:] = torch.inf, -torch.inf
-    travel = torch.zeros_like(low[0])
-    for per_unit, moves in walks:
-        for k, (under, over, mean) in enumerate(_walk(y, units * per_unit, moves, radius, root)):
-            for unit in {k // per_unit, min((k + 1) // per_unit, units - 1)}:  # the ends of a unit belong to both
-                low[unit] = torch.minimum(low[unit], under)
-                high[unit] = torch.maximum(high[unit], over)
+    low, high, travel = y.amin(0), y.amax(0), torch.zeros_like(y[0])
+    for steps, moves in walks:
+        for under, over, mean in _walk(y, steps, moves, radius, root):
+            low, high = torch.minimum(low, under), torch.maximum(high, over)
             travel = torch.maximum(travel, (mean - y.mean(0)).abs())
     if not bool((low.isfinite() & high.isfinite()).all()):
         raise FloatingPointError("The mean path of chain or SDE overflows. Use a smaller lr or a larger eps.")

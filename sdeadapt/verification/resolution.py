@@ -9,11 +9,17 @@ from sdeadapt.checks import check_integer, check_positive
 
 __all__ = ["Resolution"]
 
-# by the number of coordinates; other fields than theta and u have the points of ""
-_POINTS = {1: {"theta": 128}, 2: {"theta": 60, "u": 24, "": 40}, 3: {"theta": 48, "u": 20, "": 34}}
+# by the number of coordinates and whether the grid moves; other fields than theta and u have the points of ""
+_POINTS = {
+    (1, False): {"theta": 128},
+    (2, False): {"theta": 60, "u": 24, "": 40},
+    (1, True): {"theta": 28},
+    (2, True): {"theta": 28, "u": 14, "": 20},
+    (3, True): {"theta": 12, "u": 6, "": 12},
+}
 _NODES = {1: 24, 2: 32, 3: 10}
-_RADIUS = {1: 6.5, 2: 6.5, 3: 6.0}
-_EULER = {1: 16, 2: 16, 3: 8}
+_RADIUS = {False: 6.5, True: 6.0}
+_EULER = 16
 _COARSER = {1: 0.82, 2: 0.82, 3: 0.87}
 
 
@@ -24,9 +30,9 @@ class Resolution:
     Args:
         points: of the grid, one number per coordinate of the Point.
         nodes: of the gradient's law, at every point; three or more.
-        radius: of the domain, in standard deviations about the mean path; positive.
-        euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many (up
-            to 6 times for three coordinates: many small steps without noise of their own in theta are unstable).
+        radius: of the domain, in standard deviations about the mean path; positive. A grid that moves with the law
+            has no edge: there the Gaussian that its nodes belong to is radius / 6 times as wide as the law.
+        euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many.
 
     Example:
         >>> Resolution(points=(48, 20)).filled(("theta", "u")).nodes
@@ -48,19 +54,19 @@ class Resolution:
         for n in self.points or ():
             check_integer("points", n, minimum=4)
 
-    def filled(self, fields: tuple[str, ...]) -> Resolution:
-        """Return it with every number chosen, for a Point with these fields.
+    def filled(self, fields: tuple[str, ...], *, moves: bool = False) -> Resolution:
+        """Return it with every number chosen, for a Point with these fields and a grid that moves or rests.
 
         Raises:
             ValueError: if `points` has another number of entries.
         """
         size = len(fields)
-        own = _POINTS[size]
+        own = _POINTS[size, moves or size > 2]
         points = self.points or tuple(own.get(name, own.get("", 32)) for name in fields)
         if len(points) != len(fields):
             raise ValueError(f"`points` must have {len(fields)} entries, for {', '.join(fields)}; got {points}.")
-        radius, euler = self.radius or _RADIUS[size], self.euler or _EULER[size]
-        return Resolution(points, self.nodes or _NODES[size], radius, euler)
+        radius = self.radius or _RADIUS[moves or size > 2]
+        return Resolution(points, self.nodes or _NODES[size], radius, self.euler or _EULER)
 
     @property
     def coarser(self) -> Resolution:

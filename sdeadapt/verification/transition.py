@@ -130,7 +130,6 @@ class Operator:
         weights: of the noises, (Q,), or (Q, points) where they depend on the first coordinate.
         steps: how many it will serve: a matrix is made where that pays.
         before: the operator of another step, whose polynomials are taken over where an image is the same.
-        after: the grid of the law after the step, if it is another.
     """
 
     def __init__(
@@ -140,12 +139,11 @@ class Operator:
         weights: Tensor,
         steps: int = 1,
         before: Operator | None = None,
-        after: Grid | None = None,
     ) -> None:
         self.grid, self.images = grid, tuple(images)
         self._weights = (_NOISE + _LETTERS[0] if weights.dim() == 2 else _NOISE, weights)
         self._factors: list[_Factor] = []
-        for n, (axis, image) in enumerate(zip((after or grid).axes, images, strict=True)):
+        for n, (axis, image) in enumerate(zip(grid.axes, images, strict=True)):
             if before is not None and torch.equal(image, before.images[n]):
                 self._factors.append(before._factors[n])
                 continue
