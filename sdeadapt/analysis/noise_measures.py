@@ -66,7 +66,7 @@ class Shape(NamedTuple):
         kurtosis = self.excess + 3
         rest = 1 - z * self.excess_sem / kurtosis
         with np.errstate(divide="ignore", invalid="ignore"):
-            high = np.where(rest <= 0, np.inf, kurtosis / rest - 3)
+            high = np.where(rest <= 0, np.inf, self.excess + kurtosis * (1 / rest - 1))
         return np.minimum(self.clipped - z * self.clipped_sem, high), high
 
     def skewness_bounds(self, z: float) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,8 @@ class Shape(NamedTuple):
         own = self.skewness - z * self.skewness_sem, self.skewness + z * self.skewness_sem
         low = np.where(own[0] > 0, own[0], -outer(z * self.relative_sem - self.relative))
         high = np.where(own[1] < 0, own[1], outer(self.relative + z * self.relative_sem))
-        return low, high
+        exact = self.skewness_sem == 0
+        return np.where(exact, self.skewness, low), np.where(exact, self.skewness, high)
 
 
 def sample_blocks(
