@@ -16,6 +16,8 @@ from sdeadapt.methods import RMSprop
 from sdeadapt.oracles import Amplified, LogisticRegression, Penalised, network, network_passes
 from sdeadapt.oracles.network import Network
 from sdeadapt.oracles.probe import signs
+from sdeadapt.problems import digits_small
+from sdeadapt.simulation.solvers import draw_increments, euler
 from sdeadapt.testing import OracleMismatch, check_oracle
 
 F64 = torch.float64
@@ -313,3 +315,32 @@ LAYER = nn.Linear(4, 3).double()
 def test_what_is_not_a_mean_over_examples_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(make(), **change)
+
+
+@pytest.mark.slow
+def test_the_probes_bias_is_of_the_order_of_the_substep_and_extrapolated_away():
+    problem = digits_small(examples=30)
+    method = RMSprop(**problem.suggested["rmsprop"].options)
+    oracle, paths = problem.oracle, 1024
+    start = method.initial(oracle.at(problem.theta0[None]))
+    start = type(start)(*(x.expand(paths, -1) for x in start))
+    sdes = [method.sde(replace(oracle, diagonal=kind)) for kind in ("exact", "probe")]
+
+    def bias(substeps):
+        """Probe less exact in mean u on the same Brownian paths, of the fine and the extrapolated solution."""
+        generator, h, solved = gen(), method.time_step, [[start, start] for _ in sdes]
+        with torch.no_grad():
+            for k in range(8):
+                fine = draw_increments(generator, substeps, h / substeps, paths, oracle.noise_dim, F64)
+                for sde, pair in zip(sdes, solved, strict=True):
+                    pair[:] = [euler(sde, k * h, x, dw) for x, dw in zip(pair, (fine, fine.halved()), strict=True)]
+        exact, probe = ([x.u.mean(1) for x in pair] for pair in solved)
+        return probe[0] - exact[0], 2 * (probe[0] - exact[0]) - (probe[1] - exact[1])
+
+    def z(difference):
+        return float(difference.mean() / (difference.std() / math.sqrt(paths)))
+
+    (two, corrected), (four, _) = bias(2), bias(4)
+    assert z(two) < -8  # it is there, and halves
+    assert 0.35 < float(four.mean() / two.mean()) < 0.65
+    assert abs(z(corrected)) < 4.5
