@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mlp = digits_mlp(examples=examples, batch_size=32).oracle.to("cpu", torch.float32)
         layers = (Layer(64, 32), torch.nn.Tanh(), Layer(32, 10))
         general = replace(mlp, module=torch.nn.Sequential(*layers))
-        cnn = digits_cnn(examples=examples, channels=4, batch_size=32).oracle.to("cpu", torch.float32)
+        cnn = digits_cnn(examples=examples // 5, channels=4, batch_size=32).oracle.to("cpu", torch.float32)
         results = {
             "minibatch gradients": show(
                 "minibatch gradients", seconds(minibatches(mlp, paths), short, 10), "loop", paths

@@ -52,8 +52,8 @@ def test_a_wrong_option_of_it_is_2(compare):
 @pytest.mark.slow
 def test_the_same_bits_on_any_number_of_workers(compare, tmp_path):
     command = [
-        sys.executable, "-m", "sdeadapt", "compare", "--problem", "network:regression", "--steps", "12", "--paths", "128",
-        "--times", "2", "--problem-set", "hidden=4", "--set", "bias_correction=false",
+        sys.executable, "-m", "sdeadapt", "compare", "--problem", "network:regression", "--steps", "12",
+        "--paths", "128", "--times", "2", "--problem-set", "hidden=4", "--set", "bias_correction=false",
     ]  # fmt: skip
     reports = []
     for workers, seed in (("1", "0"), ("2", "0"), ("2", "1")):
