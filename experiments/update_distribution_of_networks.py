@@ -118,7 +118,7 @@ def claims(found):
         "It is not in the same network left as initialised", *size(frozen, "MLP, ReLU", (0, 2), frozen.looks[1:])
     )
     yield Claim(
-        "Control: the law of MLP with tanh is N(0, 1), m = 2", *within(normal(trained), "MLP, tanh", 2), "REFUTED"
+        "Control: the law of MLP with tanh is N(0, 1), m = 2", *within(normal(trained), "MLP, tanh", 2, 2), "REFUTED"
     )
 
 
