@@ -20,6 +20,7 @@ from sdeadapt.commands.shared import INCONCLUSIVE, Usage, checking
 from sdeadapt.options import (
     CommonOptions,
     CompareOptions,
+    NoiseOptions,
     ScalingOptions,
     UpdatesOptions,
     VerifyOptions,
@@ -35,8 +36,12 @@ USAGE = 2
 _STYLE = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
 
 COMMANDS: dict[str, type[CommonOptions]] = {
-    "verify": VerifyOptions, "compare": CompareOptions, "scaling": ScalingOptions, "updates": UpdatesOptions
-}  # fmt: skip
+    "verify": VerifyOptions,
+    "compare": CompareOptions,
+    "scaling": ScalingOptions,
+    "noise": NoiseOptions,
+    "updates": UpdatesOptions,
+}
 
 
 def run(args: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "CommonOptions",
     "CompareOptions",
+    "NoiseOptions",
     "Options",
     "ScalingOptions",
     "SdeOptions",
@@ -184,6 +185,36 @@ class ScalingOptions(Options):
     runs: int | None = None
     most_runs: int = 4096
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class NoiseOptions(Options):
+    """Do an SDE's assumptions hold here? Noise against signal, noise scale, skewness and kurtosis along a run.
+
+    Exit code: 0 they hold at every time, 1 one fails, 2 usage, 3 inconclusive, 4 any other failure.
+
+    Args:
+        steps: length of the run in steps of the method; 0 looks at the problem's start alone.
+        times: SDE times to look at beside the start; or, as a single whole number, how many.
+        paths: runs whose parameters are looked at.
+        draws: gradients at a point, a multiple of 64, where the oracle does not declare what is asked.
+        estimate: everything from draws, even what the oracle declares.
+        directions: how many random ones, and how many coordinates.
+        window: steps in which skewness and kurtosis must have faded; by default the method's memory, 1 / (1 - beta), or
+            one unit of SDE time if that is shorter.
+        closeness: C; noise dominates where |grad f|² is at most C² - 1 of its trace.
+        tolerance: of skewness and excess kurtosis left in a window.
+        test_functions: play no part.
+    """
+
+    times: int | tuple[float, ...] | None = 8
+    paths: int = 1
+    draws: int = 4096
+    estimate: bool = False
+    directions: int = 8
+    window: float | None = None
+    closeness: float = 2**0.5
+    tolerance: float = 0.3
 
 
 @dataclass(frozen=True)
