@@ -154,7 +154,7 @@ def main(argv=None):
     for seed, (name, study) in enumerate(studies().items()):
         values, ends[name] = regrets(study, times, paths, seed)
         found[name] = values
-        mean, added = values.mean(1), np.diff(values[-3:], axis=0)[::-1]
+        added = np.diff(values[-3:], axis=0)[::-1]
         low, high = fieller_interval(*added.mean(1), np.cov(added) / paths, z)
         slope, error = log_slope(times[-3:], values[-3:])
         evidence = (
