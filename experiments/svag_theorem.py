@@ -11,18 +11,18 @@ import math
 import sys
 from dataclasses import replace
 
-from noise_free import Study, orders, panels, parse, run, scaled
+import numpy as np
+from noise_free import Study, panels, parse, run, steps
 
 import sdeadapt as sa
 from sdeadapt.oracles import Amplified, Rippled
 from sdeadapt.oracles.noise import TwoPoint
+from sdeadapt.report.figures import VERDICT_COLOURS
 from sdeadapt.verification.resolution import Resolution
 
-LAW, EIGHTH, SIXTEENTH = TwoPoint(1.0), 1 / 8, 1 / 16
-ADAM = sa.Adam(
-    math.sqrt(EIGHTH), 1 - 1.5 * EIGHTH, 1 - 0.6 * EIGHTH, eps=0.5, bias_correction=False
-)  # three coordinates: few steps, so that the grid holds
-RMSPROP = sa.RMSprop(math.sqrt(SIXTEENTH), 1 - 0.6 * SIXTEENTH, eps=0.5)
+LAW, H = TwoPoint(1.0), 1 / 8
+ADAM = sa.Adam(math.sqrt(H), 1 - 1.5 * H, 1 - 0.6 * H, eps=0.5, bias_correction=False)
+RMSPROP = sa.RMSprop(math.sqrt(H), 1 - 0.6 * H, eps=0.5)
 FUNCTIONS = ["theta_0", "theta_0_squared", "loss", "mean_u"]
 
 
@@ -37,32 +37,41 @@ def eps_alone(method, oracle, r):
 
 
 def studies():
-    adam = {"theta0": [1.0], "steps": 8, "multipliers": (1, 2, 3), "initial": {"m": [0.9]}}
-    rms = {"theta0": [1.0], "steps": 16, "test_functions": FUNCTIONS, "multipliers": (1, 2, 4)}
-    for_adam, for_rms = Rippled(EIGHTH**-0.5, noise=LAW), Rippled(SIXTEENTH**-0.5, noise=LAW)
-    cube, plane = Resolution(), Resolution(points=(64, 48), nodes=32, radius=14.0)
-    own = RMSPROP.sde(for_rms)  # the one that all of them are to tend to
+    """Few steps, so that a grid of three coordinates holds; every family is to tend to one SDE."""
+    oracle = Rippled(H**-0.5, noise=LAW)
+    adam = {"theta0": [1.0], "steps": 8, "multipliers": (1, 2, 3), "initial": {"m": [0.9]}, "sde": ADAM.sde(oracle)}
+    rms = {
+        "theta0": [1.0],
+        "steps": 8,
+        "multipliers": (1, 2, 3, 4),
+        "test_functions": FUNCTIONS,
+        "sde": RMSPROP.sde(oracle),
+    }
     return {
-        "Adam, SVAG": Study(ADAM, for_adam, adam | {"refine": "svag"}, resolution=cube),
-        "RMSprop, SVAG": Study(RMSPROP, for_rms, rms | {"refine": "svag"}, resolution=plane),
-        "RMSprop, no SVAG": Study(RMSPROP, for_rms, rms | {"refine": "noise"}, "REFUTED", plane),
-        "RMSprop, weights of SGD": Study(
-            RMSPROP, for_rms, rms | {"refine": weights_of_sgd, "sde": own}, "REFUTED", plane
-        ),
-        "RMSprop, eps alone": Study(RMSPROP, for_rms, rms | {"refine": eps_alone, "sde": own}, "REFUTED", plane),
+        name: Study(method, oracle, options | {"refine": refine}, expected, Resolution())
+        for name, method, options, refine, expected in (
+            ("Adam, SVAG", ADAM, adam, "svag", "CONFIRMED"),
+            ("RMSprop, SVAG", RMSPROP, rms, "svag", "CONFIRMED"),
+            ("RMSprop, no SVAG", RMSPROP, rms, "noise", "REFUTED"),
+            ("RMSprop, weights of SGD", RMSPROP, rms, weights_of_sgd, "REFUTED"),
+            ("RMSprop, eps alone", RMSPROP, rms, eps_alone, "REFUTED"),
+        )
     }
 
 
 def draw(reports):
-    figure, axes = panels(2, len(reports), (3.2 * len(reports), 6.4))
-    for (name, report), (top, bottom) in zip(reports.items(), axes.T, strict=True):
-        scaled(top, report, 1)
-        orders(bottom, report, (1,))
-        top.set_title(f"{name}\n{report.verdict.value}", fontsize=10)
-        bottom.set(ylim=(-0.5, 1.5), xlabel="time step h")
-    axes[0, 0].set_ylabel("e(h) / h, as a share of its finest value")
-    axes[1, 0].set_ylabel("local order")
-    axes[1, 0].legend(frameon=False, fontsize=7, loc="lower left")
+    figure, (axes,) = panels(1, 2, (11.0, 4.6))
+    for axis, target, label in zip(axes, ("theta_0_squared", "mean_u"), ("E θ²", "E u"), strict=True):
+        for (name, report), style in zip(reports.items(), ("o-", "s-", "^--", "v--", "D--"), strict=False):
+            size = np.abs(report.error[report.names.index(target)])
+            colour = VERDICT_COLOURS[report.verdict.value]
+            axis.loglog(
+                report.h, size / size[0], style, color=colour, ms=5, lw=1, label=f"{name}: {report.verdict.value}"
+            )
+        steps(axis, report.h)
+        axis.plot(report.h, report.h / report.h[0], ":", color="0.4", label="order 1")
+        axis.set(xlabel="time step h", ylabel=f"|error of {label}| / at the base step")
+    axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -100,8 +100,8 @@ def main(argv=None):
         Claim(f"There the exponential average is better in the end, at T = {times[-1]:,}", decide(*late, (0, 1)),
               f"exponential : last {texts[4]}"),
         Claim("With skewed noise, beta = (.5, .8), the uniform average's error halves too: it tends to the minimum",
-              decide(*biased, (1.8, 2.2)), f"ratio {texts[5]}; what is left is {skewed[-1, 1].mean():.4f}, the square "
-              "of the distance to where the field of Adam is 0", "REFUTED"),
+              decide(*biased, (1.8, 2.2)), f"ratio {texts[5]}; {skewed[-1, 1].mean():.4f} is left",
+              "REFUTED"),
     ]  # fmt: skip
     draw(found, times).savefig(options.out / "temporal_averaging.png", dpi=130)
     return conclude(claims, options, began)

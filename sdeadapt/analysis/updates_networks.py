@@ -52,7 +52,8 @@ class _Job:
         n = min(_CHUNK, self.copies - chunk * _CHUNK)
         starts = [self.seeds.seed(Purpose.ENSEMBLE, level, chunk * _CHUNK + i) & (1 << 63) - 1 for i in range(n)]
         copies = Copies.make(self.makes[level], starts, self.dtype, self.device)
-        theta, columns, looked = copies.start, copies.columns(self.layer), []
+        theta, columns = copies.start, copies.columns(self.layer)
+        looked: list[Tensor] = []
         generator = self.seeds.generator(Purpose.ENSEMBLE, _MOST + level, chunk, self.device)
         images, labels = digits_images(self.dtype, self.device)
         gradient = copies.gradient()

@@ -178,6 +178,7 @@ def digits_small(
     hidden: int = 6,
     first: int = 3,
     second: int = 8,
+    examples: int = 100,
     batch_size: int = 4,
     sampling: str = "replacement",
     diagonal: str = "exact",
@@ -190,13 +191,14 @@ def digits_small(
         hidden: units of the hidden layer.
         first: the digit with label 0.
         second: the digit with label 1.
+        examples: the first ones of the 357 of 3 against 8.
         batch_size: B.
         sampling: "replacement", "batch" or "epoch".
         diagonal: "exact" or "probe".
         seed: of the initial parameters.
 
     Returns:
-        The problem; 357 examples of 3 against 8.
+        The problem. `verify` looks at all examples at every step of very many paths, hence only 100 of them.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -206,7 +208,11 @@ def digits_small(
     layers = lambda: torch.nn.Sequential(  # noqa: E731
         torch.nn.Linear(components, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 2)
     )
-    data = torch.tensor(features), torch.tensor(labels).long()
+    if not 2 <= examples <= len(labels):
+        raise ValueError(
+            f"`examples` must lie in [2, {len(labels)}], the images of {first} and {second}; got {examples}."
+        )
+    data = torch.tensor(features)[:examples], torch.tensor(labels)[:examples].long()
     loss = functools.partial(cross_entropy, reduction="none")
     oracle = Network(_built(layers, seed), loss, data, batch_size, sampling, diagonal)
     return Problem(

@@ -100,7 +100,7 @@ def updates_figure(report: UpdateReport, steps: Iterable[int] | None = None) -> 
     rows, columns = len(report.networks), len(chosen)
     wide = max(1.9 * columns, 8.0)
     figure = Figure(figsize=(wide, 1.8 * rows + 4.0), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.8 * rows, 3.2))
+    upper, lower = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=(1.8 * rows, 3.2)))
     for network, line in zip(report.networks, upper.subplots(rows, columns, squeeze=False), strict=True):
         for m, ax in zip(chosen, line, strict=True):
             histogram_panel(report, network, m, ax)

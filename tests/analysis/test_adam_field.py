@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +133,16 @@ def test_kingma_and_bas_bounds_are_exceeded():
     assert largest_step(0.9, 0.999) > 2.2 * 0.1 / math.sqrt(0.001)
     assert largest_step(0.9, 0.99) > 2.3
     assert largest_step(0.9, 0.9) == pytest.approx(1, rel=1e-12)
+
+
+def test_the_example_of_the_documentation(capsys):
+    """It prints what the page says, to .001: last digits depend on the machine."""
+    docs = Path(__file__).parents[2] / "docs"
+    runpy.run_path(str(docs / "examples" / "fixed_beta.py"))
+    printed, page = capsys.readouterr().out, (docs / "fixed_beta.md").read_text("utf-8")
+    values, written = (np.array(re.findall(r": F = (\S+) ±", text), dtype=float) for text in (printed, page))
+    assert len(values) == 4
+    np.testing.assert_allclose(values, written, atol=1e-3)
 
 
 @pytest.mark.parametrize(
