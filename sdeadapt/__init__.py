@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdeadapt import methods, oracles, problems, testing, training
+    from sdeadapt.analysis.noise import gradient_noise
     from sdeadapt.methods import (
         SGD,
         Adadelta,
@@ -63,6 +64,7 @@ __all__ = [
     "VarianceAdapted",
     "Verdict",
     "compare",
+    "gradient_noise",
     "load",
     "local_error",
     "methods",
@@ -101,6 +103,7 @@ _HOMES = {
     "VarianceAdapted": "methods",
     "Verdict": "verification.decision",
     "compare": "verification.compare",
+    "gradient_noise": "analysis.noise",
     "local_error": "verification.local_error",
     "simulate": "simulation.ensemble",
     "solve": "simulation.ensemble",
@@ -115,6 +118,8 @@ _REPORTS = (
     "sdeadapt.verification.self_reference",
     "sdeadapt.verification.comparison_report",
     "sdeadapt.verification.scaling_report",
+    "sdeadapt.analysis.noise_report",
+    "sdeadapt.analysis.updates_report",
 )
 
 

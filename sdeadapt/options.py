@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "CommonOptions",
     "CompareOptions",
+    "NoiseOptions",
     "Options",
     "ScalingOptions",
     "SdeOptions",
+    "UpdatesOptions",
     "VerifyOptions",
     "as_arguments",
     "asked",
@@ -25,12 +28,37 @@ _NOT_ASKED = ("out", "config", "workers", "quiet", "dry_run")  # none of them ch
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the commands have in common.
+class CommonOptions:
+    """What all commands have in common.
 
     Args:
-        problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled; or package.module:function,
-            which returns a Problem.
+        confidence: of every statement.
+        seed: of all random numbers.
+        device: cpu or cuda.
+        dtype: float64 or float32.
+        workers: processes; by default one per core. The numbers do not depend on it.
+        out: directory of the run, new or empty. By default a new one in runs/.
+        config: an earlier run's directory, or a JSON file of options. Repeats it; options given here come first.
+        quiet: print the verdict alone.
+    """
+
+    confidence: float = 0.95
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float64"
+    workers: int | None = None
+    out: str | None = None
+    config: str | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """What the commands on a method and a problem have in common.
+
+    Args:
+        problem: digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled, the networks digits_mlp,
+            digits_cnn, digits_small; or package.module:function, which returns a Problem.
         problem_set: options of the problem, e.g. batch_size=16.
         method: sgd, momentum, rmsprop, rmspropw, adam, adamw, fadingadam, adagrad, adadelta, signsgd, signum,
             varianceadapted, momentumvarianceadapted; or package.module:Class. By default the one that the problem
@@ -42,14 +70,6 @@ class Options:
         test_functions: theta_0, theta_0_squared, projection_0_squared, theta_norm_squared, loss, log_loss,
             gradient_norm_squared, noise_trace, mean_u, m_norm_squared, velocity_norm_squared; by default a set
             that is not blind.
-        confidence: of every statement.
-        seed: of all random numbers.
-        device: cpu or cuda.
-        dtype: float64 or float32.
-        workers: processes; by default one per core. The numbers do not depend on it.
-        out: directory of the run, new or empty. By default a new one in runs/.
-        config: an earlier run's directory, or a JSON file of options. Repeats it; options given here come first.
-        quiet: print the verdict alone.
     """
 
     problem: str = "digits"
@@ -60,14 +80,6 @@ class Options:
     steps: int | None = None
     times: int | tuple[float, ...] | None = None
     test_functions: tuple[str, ...] | None = None
-    confidence: float = 0.95
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float64"
-    workers: int | None = None
-    out: str | None = None
-    config: str | None = None
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,64 @@ class ScalingOptions(Options):
     dry_run: bool = False
 
 
+@dataclass(frozen=True)
+class NoiseOptions(Options):
+    """Do an SDE's assumptions hold here? Noise against signal, noise scale, skewness and kurtosis along a run.
+
+    Exit code: 0 they hold at every time, 1 one fails, 2 usage, 3 inconclusive, 4 any other failure.
+
+    Args:
+        steps: length of the run in steps of the method; 0 looks at the problem's start alone.
+        times: SDE times to look at beside the start; or, as a single whole number, how many.
+        paths: runs whose parameters are looked at.
+        draws: gradients at a point, a multiple of 64, where the oracle does not declare what is asked.
+        estimate: everything from draws, even what the oracle declares.
+        directions: how many random ones, and how many coordinates.
+        window: steps in which skewness and kurtosis must have faded; by default the method's memory, 1 / (1 - beta), or
+            one unit of SDE time if that is shorter.
+        closeness: C; noise dominates where |grad f|² is at most C² - 1 of its trace.
+        tolerance: of skewness and excess kurtosis left in a window.
+        test_functions: play no part.
+    """
+
+    times: int | tuple[float, ...] | None = 8
+    paths: int = 1
+    draws: int = 4096
+    estimate: bool = False
+    directions: int = 8
+    window: float | None = None
+    closeness: float = 2**0.5
+    tolerance: float = 0.3
+
+
+@dataclass(frozen=True)
+class UpdatesOptions(CommonOptions):
+    """Do the updates of real networks on digits follow the law that normal gradients have, and until which step?
+
+    Exit code: 0 they do, within the tolerance, 1 one leaves it, 2 usage, 3 inconclusive, 4 any other failure.
+
+    Args:
+        networks: mlp, cnn, transformer; or package.module:function, which returns a torch module for images
+            (batch, 1, 8, 8) and ten classes.
+        looks: steps m to look at, increasing.
+        beta: of the exponential average of the squares; by default the simple average.
+        lr: of the training; 0 leaves the networks as initialised.
+        batch_size: examples per step.
+        copies: independent networks of each architecture.
+        layer: name of one parameter, of which all networks must have one; by default all coordinates.
+        tolerance: distance of distribution functions up to which a network follows the law.
+    """
+
+    networks: tuple[str, ...] = ("mlp", "cnn", "transformer")
+    looks: tuple[int, ...] = (1, 2, 3, 5, 10, 20, 50)
+    beta: float | None = None
+    lr: float = 1e-3
+    batch_size: int = 32
+    copies: int = 128
+    layer: str | None = None
+    tolerance: float = 0.05
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """Return the options stored in a run directory or a JSON file.
 
@@ -209,8 +279,10 @@ def as_arguments(stored: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def on_top(options: Options, base: Options) -> Options:
+def on_top(options: CommonOptions, base: CommonOptions) -> CommonOptions:
     """Return the options with hyper-parameters given here added to those stored, if they are of the same thing."""
+    if not (isinstance(options, Options) and isinstance(base, Options)):
+        return options
     merged: dict[str, Any] = {}
     for name, owner in (("set", "method"), ("problem_set", "problem")):
         given, stored = getattr(options, name), getattr(base, name)
@@ -220,6 +292,6 @@ def on_top(options: Options, base: Options) -> Options:
     return dataclasses.replace(options, **merged)
 
 
-def asked(options: Options) -> dict[str, Any]:
+def asked(options: CommonOptions) -> dict[str, Any]:
     """Return the options that a result depends on."""
     return {k: v for k, v in dataclasses.asdict(options).items() if k not in _NOT_ASKED}

@@ -141,7 +141,7 @@ class Adadelta(Method):
             local = oracle.at(x.theta)
             ratio = (x.q + self.eps) / x.u
             rate = ratio.sqrt().mul_(-self.factor(t))
-            covariance = local.covariance_diagonal
+            covariance = local.diagonal_estimate
             drift = AdadeltaPoint(
                 local.gradient * rate / sigma0, (covariance - x.u).mul_(c), (ratio * covariance - x.q).mul_(c)
             )

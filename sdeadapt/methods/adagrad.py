@@ -138,7 +138,7 @@ class Adagrad(Method):
             local = oracle.at(x.theta)
             p = x.u.clamp_min(0).sqrt_().mul_(sigma0).add_(eps0)
             rate = p.reciprocal_().mul_(-self.lr * self.factor(t))
-            drift = AdagradPoint(local.gradient * rate, local.covariance_diagonal)
+            drift = AdagradPoint(local.gradient * rate, local.diagonal_estimate)
             return drift, lambda dw: AdagradPoint((local.diffuse(dw) * rate).mul_(sigma0), None)  # type: ignore[arg-type]
 
         return ItoSDE(at, oracle.noise_dim, AdagradPoint)

@@ -83,5 +83,5 @@ class Adaptive(Method):
     def mean_square(self, local: Local, scale: float) -> Tensor:
         r"""Return what u tends to, (paths, dim): diag Sigma; in the ballistic scaling plus $|\nabla f|^2/\sigma^2$."""
         if self.ballistic:
-            return to_u(local.gradient.square() + scale**2 * local.covariance_diagonal, scale)
-        return local.covariance_diagonal
+            return to_u(local.gradient.square() + scale**2 * local.diagonal_estimate, scale)
+        return local.diagonal_estimate

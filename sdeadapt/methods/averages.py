@@ -84,7 +84,9 @@ def rescaled_averages(method: M, kappa: float, /, **changes: Any) -> M:
 
 
 def bias_correction(one_minus_beta: float, steps: float) -> float:
-    r"""Return $1 - \beta^{\text{steps}}$, without cancellation."""
+    r"""Return $1 - \beta^{\text{steps}}$, without cancellation; beta may be 0."""
+    if one_minus_beta == 1:
+        return float(steps > 0)
     return -math.expm1(steps * math.log1p(-one_minus_beta))
 
 

@@ -206,7 +206,7 @@ class MomentumVarianceAdapted(_VarianceAdapted):
             drift = VarianceAdaptedPoint(
                 square * x.m / (square + variance) * (-self.factor(t) / gone),
                 (local.gradient - x.m).mul_(c),
-                (local.covariance_diagonal - x.u).mul_(c),
+                (local.diagonal_estimate - x.u).mul_(c),
             )
             return drift, lambda dw: VarianceAdaptedPoint(None, local.diffuse(dw) * (sigma0 * c), None)  # type: ignore[arg-type]
 

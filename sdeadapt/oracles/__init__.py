@@ -5,6 +5,7 @@ from sdeadapt.oracles.analytic import MultiplicativeNoise, Quadratic, Rippled, c
 from sdeadapt.oracles.base import Draw, Local, NotDeclared, Oracle, Stream
 from sdeadapt.oracles.finite_sum import LinearRegression, LogisticRegression
 from sdeadapt.oracles.functions import FromFunctions
+from sdeadapt.oracles.network import Network
 from sdeadapt.oracles.noise import Gaussian, Laplace, Noise, ShiftedExponential, StudentT, TwoPoint, Uniform
 from sdeadapt.oracles.penalised import Penalised
 
@@ -18,6 +19,7 @@ __all__ = [
     "Local",
     "LogisticRegression",
     "MultiplicativeNoise",
+    "Network",
     "Noise",
     "NotDeclared",
     "Oracle",

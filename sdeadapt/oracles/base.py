@@ -60,6 +60,11 @@ class Local:
         """(paths, dim), the diagonal of Sigma."""
         raise self._missing("covariance_diagonal")
 
+    @property
+    def diagonal_estimate(self) -> Tensor:
+        """(paths, dim), of mean `covariance_diagonal`, for a drift that is linear in it; here that itself."""
+        return self.covariance_diagonal
+
     def diffuse(self, xi: Tensor) -> Tensor:
         """Return S(theta) xi, (paths, dim), for xi (paths, noise_dim), where S S^T = Sigma."""
         raise self._missing("diffuse")

@@ -105,6 +105,10 @@ class _LocalPenalised(Local):
     def covariance_diagonal(self) -> Tensor:
         return self.base.covariance_diagonal
 
+    @property
+    def diagonal_estimate(self) -> Tensor:
+        return self.base.diagonal_estimate
+
     @cached_property
     def noise_trace(self) -> Tensor:
         return self.base.noise_trace

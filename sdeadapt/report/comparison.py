@@ -43,7 +43,7 @@ def trajectories(report: ComparisonReport, name: str, ax: Axes) -> Axes:
                 ax.plot(report.times, edge, color=colour, lw=0.8, ls=":")
         style = "--" if process == "SDE" else "-"
         ax.plot(report.times, report.mean[p, :, f], style, color=colour, lw=1.6, label=process)
-    ax.set_title(name, fontsize=9)
+    ax.set_title(f"{name} (not judged)" if name in report.config["shown"] else name, fontsize=9)
     return ax
 
 
@@ -104,12 +104,12 @@ def comparison_figure(report: ComparisonReport, names: Sequence[str] | None = No
 
     Args:
         report: what `compare` returned.
-        names: test functions to draw; by default those that were asked for, at most the first eight.
+        names: test functions to draw; by default those that were asked for or are shown, at most the first eight.
 
     Raises:
         ValueError: if one of them is not in the report.
     """
-    names = names or report.config["test_functions"][:MOST]
+    names = names or (report.config["test_functions"] + report.config["shown"])[:MOST]
     names = [check_choice("names", name, report.names) for name in names]
     panels = len(names) + (report.closeness is not None)
     columns = min(3, panels)

@@ -43,6 +43,7 @@ def compare(
     times: int | Iterable[float] | None = 50,
     quantiles: Sequence[float] = (0.05, 0.5, 0.95),
     test_functions: Iterable[str] | Mapping[str, TestFunction] | None = None,
+    shown: Mapping[str, TestFunction] | None = None,
     keep_paths: int = 8,
     closeness: float = math.sqrt(2),
     initial: Any = None,
@@ -76,6 +77,7 @@ def compare(
         times: SDE times to look at, or how many.
         quantiles: levels in (0, 1), increasing.
         test_functions: names or a mapping name -> function of a Snapshot; None for a set that is not blind.
+        shown: further test functions, smooth or not, that are part of no distance and of no verdict.
         keep_paths: how many paths of every process to keep as they are.
         closeness: C >= 1, what is asked for.
         initial: overrides m and u of the start: a Point or {"u": …}.
@@ -123,6 +125,10 @@ def compare(
     own = resolve_test_functions(test_functions, x0, oracle)
     metrics = _metrics(x0, oracle)
     functions = own | {name: Named(name) for name in metrics if name not in own}
+    if shown:
+        if taken := sorted({*shown} & {*functions}):
+            raise ValueError(f"`shown` must not repeat a test function or a metric; got {taken[0]!r}.")
+        functions |= resolve_test_functions(shown, x0, oracle)
     levels = [_chain(method, oracle, m, refine, x0, clock.times, functions) for m in multipliers]
     processes = [_name(m, refine) for m in multipliers]
     if equation is not None:
@@ -162,7 +168,8 @@ def compare(
             "method": method.describe(), "oracle": oracle.describe(), "theta0": describe(x0.theta),
             "initial": describe(x0._asdict()), "steps": clock.times[-1], "start": clock.start,
             "times": list(clock.times), "multipliers": list(multipliers), "refine": describe(refine),
-            "sde": "own" if sde is None else describe(sde), "test_functions": list(own), "quantiles": list(quantiles),
+            "sde": "own" if sde is None else describe(sde), "test_functions": list(own),
+            "shown": list(shown or ()), "quantiles": list(quantiles),
             "closeness": closeness, "solver": solver, "substeps": substeps, "confidence": confidence, "paths": paths,
             "seed": describe(getattr(rng, "entropy", rng)), "device": run.device, "dtype": run.dtype, "chunk": chunk,
         },

@@ -1,9 +1,6 @@
 """The experiments on Adagrad and on sign descent run; what they are made of is what they say."""
 
-import importlib
 import math
-import sys
-from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -14,19 +11,6 @@ from sdeadapt.methods import SignSGD
 from sdeadapt.methods.sign_sgd import SignSGDPoint
 from sdeadapt.oracles import Amplified, Rippled
 from sdeadapt.oracles.noise import StudentT
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-@pytest.fixture
-def experiment(monkeypatch):
-    """Import an experiment by name, as a script finds its neighbours."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if (EXPERIMENTS / f"{name}.py").exists():
-            del sys.modules[name]
 
 
 @pytest.mark.slow

@@ -1,28 +1,11 @@
 """The experiments on batch-size rules run, and one of them, at its full size, still finds what it claims."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
 
 from sdeadapt import SGD, Adam, load
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-@pytest.fixture
-def experiment(monkeypatch):
-    """Import an experiment by name, as a script finds its neighbours."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if (EXPERIMENTS / f"{name}.py").exists():
-            del sys.modules[name]
 
 
 @pytest.mark.slow

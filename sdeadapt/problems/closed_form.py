@@ -1,99 +1,21 @@
-"""Named problems: an oracle, a start and a horizon, with hyper-parameters that fit them.
-
-Each is a function whose options are strings and numbers. Suggested hyper-parameters are at a base step at which the
-SDE is a sensible model; sigma, lr and eps belong together, so changing one of them changes the SDE.
-"""
+"""Regressions on handwritten digits, and losses with declared noise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
-from sdeadapt.checks import check_choice, check_integer
-from sdeadapt.methods.registry import build, plain_name
+from sdeadapt.checks import check_integer
 from sdeadapt.oracles.analytic import MultiplicativeNoise, Quadratic, Rippled
-from sdeadapt.oracles.base import Oracle
 from sdeadapt.oracles.finite_sum import LinearRegression, LogisticRegression
+from sdeadapt.problems.base import Problem, Suggestion, adaptive
 
-__all__ = [
-    "PROBLEMS",
-    "Problem",
-    "Suggestion",
-    "digits",
-    "digits_linear",
-    "multiplicative",
-    "one_dimensional",
-    "problem",
-    "quadratic",
-    "rippled",
-]
+__all__ = ["digit_features", "digits", "digits_linear", "multiplicative", "one_dimensional", "quadratic", "rippled"]
 
 
-@dataclass(frozen=True)
-class Suggestion:
-    """What fits a problem for one method.
-
-    Args:
-        options: hyper-parameters.
-        horizon: SDE time, where the problem's own does not fit.
-        multipliers: where the default ones are not meant.
-        initial: m or u of the start, where the method's own start is not meant.
-    """
-
-    options: Mapping[str, float]
-    horizon: float | None = None
-    multipliers: tuple[int, ...] | None = None
-    initial: Mapping[str, tuple[float, ...]] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What a method is to be verified on.
-
-    Args:
-        name: for reports.
-        oracle: the noisy gradient.
-        theta0: (dim,), or (rows, dim) for a start drawn among the rows.
-        horizon: SDE time.
-        test_functions: names or a mapping; None for the default set.
-        about: one sentence.
-        suggested: method (in the registry's spelling) -> what fits; the first one is the default.
-    """
-
-    name: str
-    oracle: Oracle
-    theta0: Any
-    horizon: float
-    test_functions: Any = None
-    about: str = ""
-    suggested: Mapping[str, Suggestion] = field(default_factory=dict)
-
-
-def _adaptive(
-    eps0: float,
-    *,
-    multipliers: tuple[int, ...] | None = None,
-    initial: Mapping[str, tuple[float, ...]] | None = None,
-) -> dict[str, Suggestion]:
-    """Return RMSprop and Adam at lr = 1/4, with c = (1 − beta)/lr² of 1, of 2 for beta1, and with eps0 = eps lr.
-
-    Adam is compared from t = 1/2 on, and needs a longer run.
-    """
-    lr, eps = 0.25, 4 * eps0
-    rmsprop = {"lr": lr, "beta": 0.9375, "eps": eps}
-    adam = {"lr": lr, "beta1": 0.875, "beta2": 0.9375, "eps": eps}
-    return {
-        "rmsprop": Suggestion(rmsprop, multipliers=multipliers, initial=initial),
-        "adam": Suggestion(adam, horizon=1.5, multipliers=multipliers),
-    }
-
-
-def _digit_features(components: int, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+def digit_features(components: int, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
     """Return standardised principal components (examples, components) of two digits, and whether each is the second.
 
     Raises:
@@ -145,7 +67,7 @@ def digits(
         >>> digits(batch_size=16).oracle.scale
         0.25
     """
-    features, labels = _digit_features(components, first, second)
+    features, labels = digit_features(components, first, second)
     oracle = LogisticRegression(
         torch.tensor(features), torch.tensor(labels), batch_size=batch_size, l2=l2, sampling=sampling
     )
@@ -156,7 +78,7 @@ def digits(
         horizon=0.5,
         about=f"logistic regression of {first} against {second} on {components} principal components, batches of "
         f"{batch_size}",
-        suggested={**_adaptive(0.02, multipliers=(1, 2, 4)), "sgd": Suggestion({"lr": 0.125}, horizon=1.0)},
+        suggested={**adaptive(0.02, multipliers=(1, 2, 4)), "sgd": Suggestion({"lr": 0.125}, horizon=1.0)},
     )
 
 
@@ -182,7 +104,7 @@ def digits_linear(
     Raises:
         ValueError: if an option is out of its range.
     """
-    features, labels = _digit_features(components, first, second)
+    features, labels = digit_features(components, first, second)
     oracle = LinearRegression(
         torch.tensor(features), torch.tensor(2.0 * labels - 1), batch_size=batch_size, l2=l2, sampling=sampling
     )
@@ -193,7 +115,7 @@ def digits_linear(
         horizon=0.5,
         about=f"least squares of {first} against {second} on {components} principal components, batches of "
         f"{batch_size}",
-        suggested={**_adaptive(0.02, multipliers=(1, 2, 4)), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**adaptive(0.02, multipliers=(1, 2, 4)), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
@@ -213,7 +135,7 @@ def quadratic(*, scale: float = 2.0, noise: str = "gaussian") -> Problem:
         theta0=(1.0, -1.0),
         horizon=1.0,
         about=f"quadratic loss, non-commuting Hessian and covariance, {noise} noise",
-        suggested={**_adaptive(0.05), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**adaptive(0.05), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
@@ -234,7 +156,7 @@ def one_dimensional(*, scale: float = 4.0, noise: str = "gaussian", start: float
         theta0=(start,),
         horizon=1.0,
         about=f"f = theta^2 / 2 with constant {noise} noise",
-        suggested={**_adaptive(0.1, initial={"u": (2.0,)}), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**adaptive(0.1, initial={"u": (2.0,)}), "sgd": Suggestion({"lr": 0.0625})},
     )
 
 
@@ -258,7 +180,7 @@ def multiplicative(*, scale: float = 1.0, noise: str = "gaussian", angle: float 
         theta0=(1.0, -1.0),
         horizon=1.0,
         about=f"noise proportional to the distance from the minimum, {noise}",
-        suggested={"sgd": Suggestion({"lr": 0.0625}), **_adaptive(0.1)},
+        suggested={"sgd": Suggestion({"lr": 0.0625}), **adaptive(0.1)},
     )
 
 
@@ -279,30 +201,5 @@ def rippled(*, dim: int = 2, scale: float = 2.0, noise: str = "exponential") -> 
         theta0=tuple(1.0 if i % 2 == 0 else -1.0 for i in range(dim)),
         horizon=1.0,
         about=f"non-quadratic loss in {dim} dimensions, {noise} noise of varying size",
-        suggested={**_adaptive(0.05), "sgd": Suggestion({"lr": 0.0625})},
+        suggested={**adaptive(0.05), "sgd": Suggestion({"lr": 0.0625})},
     )
-
-
-PROBLEMS: dict[str, Callable[..., Problem]] = {
-    f.__name__: f for f in (digits, digits_linear, quadratic, one_dimensional, multiplicative, rippled)
-}
-
-
-def problem(name: str, **options: Any) -> Problem:
-    """Return the problem called `name`; hyphens, underscores and case do not matter.
-
-    Args:
-        name: one of `PROBLEMS`.
-        options: of the problem, as values or as text.
-
-    Raises:
-        ValueError: on an unknown name or option (with the nearest known one), or a value of the wrong type.
-
-    Example:
-        >>> problem("one-dimensional", scale="2").oracle.scale
-        2.0
-    """
-    known = {plain_name(key): key for key in PROBLEMS}
-    if plain_name(name) not in known:
-        check_choice("problem", name, PROBLEMS)
-    return build(PROBLEMS[known[plain_name(name)]], options)
