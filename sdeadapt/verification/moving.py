@@ -117,7 +117,7 @@ class Frame:
         root = _root((about * cloud.weights) @ about.T, mean.abs())
         xi = torch.linalg.solve_triangular(root, about, upper=False)
         far = (xi.abs() > self.radius).any(0)
-        moved = cloud.moved + float(cloud.weights[far].abs().sum())
+        moved = cloud.moved + abs(float(cloud.weights[far].sum()))
         nodes = mean[:, None] + root @ self._nodes
         rows = tuple(x.exp() if log else x for x, log in zip(nodes, self.logs, strict=True))
         return Cloud(rows, self._weights(xi.clamp_(-self.radius, self.radius), cloud.weights), moved)
