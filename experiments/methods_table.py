@@ -65,7 +65,11 @@ def studies():
         "momentumvarianceadapted": Study(sa.MomentumVarianceAdapted(1 / 16, 15 / 16), 2.0, held, steps=32),
         # its factor of m bends sharply: more points in theta do not converge
         "varianceadapted": Study(
-            sa.VarianceAdapted(0.5, 15 / 16, time_step=1 / 16), 4.0, held, steps=32, grid=Resolution((10, 12, 7))
+            sa.VarianceAdapted(0.1, 15 / 16, time_step=1 / 16),
+            2.0,
+            held | {"initial": {"m": [0.9], "u": [1.2]}},
+            steps=24,
+            grid=Resolution((10, 12, 7)),
         ),
     }
 
