@@ -283,9 +283,10 @@ class NoiseReport(Saved):
             return f"{what}: N/G = {short(value)}{sure} {where}, and {needs}"
         what = "skewness" if assumption.name == SKEWNESS else "excess kurtosis"
         direction = self.directions[case % len(self.directions)]
+        cases = assumption.outside[t] if which is Verdict.REFUTED else ~assumption.inside[t]
         return (
             f"{what} {short(value)}{sure} is left in {short(self.config['window'])} draws, in direction {direction} "
-            f"{where}, and {short(self.config['tolerance'])} is allowed"
+            f"({cases.sum()} of {cases.size}) {where}, and {short(self.config['tolerance'])} is allowed"
         )
 
     # --- text
@@ -361,11 +362,13 @@ class NoiseReport(Saved):
                 cells += [
                     self.directions[case % len(self.directions)],
                     _interval((low, high), float(assumption.value[t, case])),
+                    f"{assumption.inside[t].sum()}/{assumption.value.shape[1]}",
                     _word(assumption.verdicts[t]),
                 ]
             rows.append(cells)
         n = short(self.config["window"])
-        header = ["step", "worst in", f"skewness / sqrt({n})", SKEWNESS, "worst in", f"excess / {n}", MOMENTS]
+        header = ["step", "worst in", f"skewness / sqrt({n})", "inside", SKEWNESS,
+                  "worst in", f"excess / {n}", "inside", MOMENTS]  # fmt: skip
         return table(header, rows, indent="")
 
 
