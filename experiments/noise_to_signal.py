@@ -1,7 +1,7 @@
 """Noise dominates the gradient of a network at small batches, and at large ones towards the end of training.
 
 Figures 4 and 5 of Malladi et al. 2022 on digits: N = sigma² Tr Sigma beside G = |grad f|² along runs of RMSprop and
-Adam at five batch sizes, scaled by the square-root rule from a batch of 32, with eps as good as none and with one that
+Adam at four batch sizes, scaled by the square-root rule from a batch of 32, with eps as good as none and with one that
 counts. N and G are exact at every point; the intervals are over independent runs, Fieller's for the ratio of the means.
 
     python experiments/noise_to_signal.py --out results/noise_to_signal
@@ -22,9 +22,9 @@ from sdeadapt.problems import digits_mlp
 from sdeadapt.statistics.intervals import fieller_interval
 from sdeadapt.text import short, table
 
-BASE, BATCHES, LR, BETA = 32, (4, 16, 32, 128, 512), 2.0**-9, 0.999
+BASE, BATCHES, LR, BETA = 32, (8, 32, 128, 512), 2.0**-9, 0.999
 EPS = {"small": 1e-30, "large": 2.0**-8}
-STEPS, TIMES, RUNS = 1024, 8, 16  # steps and looks at the base batch
+STEPS, TIMES, RUNS = 1024, 8, 8  # steps and looks at the base batch
 METHODS = {"RMSprop": lambda eps: RMSprop(LR, BETA, eps), "Adam": lambda eps: Adam(LR, BETA, BETA, eps)}
 
 
@@ -89,22 +89,22 @@ def main(argv=None):
     claim = __doc__.split("\n")[0]
     options, began = arguments(claim, argv), time.perf_counter()
     print(claim)
-    steps, runs = (128, 4) if options.smoke else (STEPS, RUNS)
+    steps, times, runs = (32, 2, 2) if options.smoke else (STEPS, TIMES, RUNS)
     problem = digits_mlp(batch_size=BASE)
     reports, found = {}, {}
-    tests = len(METHODS) * len(EPS) * len(BATCHES) * (TIMES + 1)
+    tests = len(METHODS) * len(EPS) * len(BATCHES) * (times + 1)
     for name, make in METHODS.items():
         for label, eps in EPS.items():
             for batch in BATCHES:
                 kappa = batch / BASE
                 report = gradient_noise(
                     make(eps).rescaled(kappa), problem.oracle.with_batch(batch), theta0=problem.theta0,
-                    steps=round(steps / kappa), times=TIMES, paths=runs, directions=1, rng=0,
+                    steps=round(steps / kappa), times=times, paths=runs, directions=1, rng=0,
                 )  # fmt: skip
                 reports[name, label, batch], found[name, label, batch] = report, ratios(report, tests)
     rows = [
         [*map(str, key), short(float(reports[key].loss[-1].mean())),
-         *(f"{short(r)} [{short(low)}, {short(high)}]" for r, low, high in bounds[[0, TIMES // 2, -1]])]
+         *(f"{short(r)} [{short(low)}, {short(high)}]" for r, low, high in bounds[[0, times // 2, -1]])]
         for key, bounds in found.items()
     ]  # fmt: skip
     print("\n" + table(["method", "eps", "B", "last loss", "N/G first", "half-way", "last"], rows, left=2))
