@@ -125,10 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         paths, examples, short, long = (4, 50, 1, 1) if options.smoke else (64, 1000, 15, 9)
-        mlp = digits_mlp(examples=examples).oracle.to("cpu", torch.float32)
+        mlp = digits_mlp(examples=examples, batch_size=32).oracle.to("cpu", torch.float32)
         layers = (Layer(64, 32), torch.nn.Tanh(), Layer(32, 10))
         general = replace(mlp, module=torch.nn.Sequential(*layers))
-        cnn = digits_cnn(examples=examples, channels=4).oracle.to("cpu", torch.float32)
+        cnn = digits_cnn(examples=examples // 5, channels=4, batch_size=32).oracle.to("cpu", torch.float32)
         results = {
             "minibatch gradients": show(
                 "minibatch gradients", seconds(minibatches(mlp, paths), short, 10), "loop", paths

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import sdeadapt as sa
 from sdeadapt.methods.schedules import inverse_root
-from sdeadapt.statistics.intervals import critical_value, fieller_interval, log_log_slope
+from sdeadapt.statistics.intervals import critical_value, fieller_interval
 
 CLAIM = __doc__.split("\n")[0]
 LR, C, DELTA = 0.5, 10.0, 0.1
@@ -116,6 +116,14 @@ def regrets(study, times, paths, seed):
     return np.array(found), theta[:, 0].numpy()
 
 
+def log_slope(times, values):
+    """The log-log slope of E R over T, with its standard error: R at different T is of the same paths."""
+    x = np.log(times) - np.mean(np.log(times))
+    weights, mean = x / (x @ x), values.mean(1)
+    influence = weights @ (values / mean[:, None])
+    return weights @ np.log(mean), influence.std(ddof=1) / math.sqrt(values.shape[1])
+
+
 def draw(found, times):
     figure = Figure(figsize=(11.5, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -146,12 +154,12 @@ def main(argv=None):
     for seed, (name, study) in enumerate(studies().items()):
         values, ends[name] = regrets(study, times, paths, seed)
         found[name] = values
-        mean, added = values.mean(1), np.diff(values[-3:], axis=0)[::-1]
+        added = np.diff(values[-3:], axis=0)[::-1]
         low, high = fieller_interval(*added.mean(1), np.cov(added) / paths, z)
-        slope, error = log_log_slope(times[-3:], mean[-3:], values.std(1, ddof=1)[-3:] / math.sqrt(paths))
+        slope, error = log_slope(times[-3:], values[-3:])
         evidence = (
-            f"growth at T = {times[-3]:,}: {low:.2f} to {high:.2f}; log-log slope of the last three {slope:.2f} "
-            f"± {error:.2f}, for the eye; theta_0 at the end {ends[name].mean():.3f}"
+            f"growth at T = {times[-3]:,}: {low:.2f} to {high:.2f}; log-log slope of the last three {slope:.3f} "
+            f"± {error:.3f}, for the eye; theta_0 at the end {ends[name].mean():.3f}"
         )
         claims.append(Claim(study.text, decide(low, high, study.growth), evidence))
         if name == "Adam, rare gradients":

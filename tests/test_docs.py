@@ -28,3 +28,11 @@ def test_batch_size(capsys):
 def test_svag():
     losses = runpy.run_path(str(EXAMPLES / "svag.py"))["losses"]
     assert abs(losses[2] / losses[1] - 1) < 0.25
+
+
+def test_update_law(capsys):
+    runpy.run_path(str(EXAMPLES / "update_law.py"))
+    page = (EXAMPLES.parent / "update_distribution.md").read_text("utf-8")
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3
+    assert all(f"    {line}" in page.splitlines() for line in printed)

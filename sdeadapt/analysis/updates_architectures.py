@@ -1,18 +1,18 @@
-"""Small networks for the handwritten digits of scikit-learn, 8 by 8 pixels, and many copies of one at once."""
+"""Small networks for the handwritten digits of scikit-learn, 8 by 8 pixels, as torch initialises them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn.functional import cross_entropy
 
-from sdeadapt.checks import check_choice
+from sdeadapt.oracles.network import Network
 
-__all__ = ["NETWORKS", "Copies", "cnn", "digits_images", "mlp", "transformer"]
+__all__ = ["NETWORKS", "cnn", "mlp", "on_digits", "starts", "transformer"]
 
 
 def mlp(activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
@@ -74,64 +74,41 @@ def digits_images(dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tens
     return torch.tensor(pixels / 16, dtype=dtype, device=device).view(-1, 1, 8, 8), torch.tensor(labels, device=device)
 
 
-@dataclass(frozen=True, eq=False)
-class Copies:
-    """Networks of one architecture, initialised independently: their parameters as the rows of one matrix.
+def on_digits(make: Callable[[], nn.Module], batch_size: int, dtype: torch.dtype, device: str) -> Network:
+    """Return the oracle of a network's mean cross entropy over the digits, with minibatches drawn with replacement.
 
-    Args:
-        network: one of them, for its structure.
-        start: (copies, parameters).
-        shapes: of every parameter, by its name, in the order of the columns.
+    Raises:
+        ValueError: if `make` does not return a network that `Network` takes, for these images and ten classes.
     """
+    (module,) = _initialised(make, [0])
+    images, labels = _digits(dtype)
+    out = module.to(dtype)(images[:2])
+    if out.shape != (2, 10):
+        raise ValueError(f"A network must map images (batch, 1, 8, 8) to (batch, 10); got {tuple(out.shape)} of 2.")
+    return Network(module, partial(cross_entropy, reduction="none"), (images, labels), batch_size).to(device, dtype)
 
-    network: nn.Module
-    start: Tensor
-    shapes: dict[str, torch.Size]
 
-    @classmethod
-    def make(cls, make: Callable[[], nn.Module], seeds: list[int], dtype: torch.dtype, device: str) -> Copies:
-        """Return one copy per seed, each with its architecture's own initialisation, in evaluation mode.
+def starts(make: Callable[[], nn.Module], seeds: Iterable[int]) -> Tensor:
+    """Return (seeds, parameters), the network initialised anew from every seed; no global generator is changed."""
+    vectors = [torch.cat([p.flatten() for p in module.parameters()]) for module in _initialised(make, seeds)]
+    return torch.stack(vectors).detach()
 
-        The caller's global generator is left as it was.
 
-        Raises:
-            ValueError: if `make` does not return a module.
-        """
-        networks = []
-        with torch.random.fork_rng(devices=[]):
-            for seed in seeds:
-                torch.random.default_generator.manual_seed(seed)
-                network = make()
-                if not isinstance(network, nn.Module):
-                    raise ValueError(f"A network must be a torch.nn.Module; got a {type(network).__name__}.")
-                networks.append(network.to(device, dtype).eval())
-        parameters, _ = stack_module_state(networks)
-        start = torch.cat([p.detach().flatten(1) for p in parameters.values()], 1)
-        return cls(networks[0], start, {name: p.shape[1:] for name, p in parameters.items()})
+def _initialised(make: Callable[[], nn.Module], seeds: Iterable[int]) -> list[nn.Module]:
+    networks = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in seeds:
+            torch.random.default_generator.manual_seed(seed)
+            network = make()
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"A network must be a torch.nn.Module; got a {type(network).__name__}.")
+            networks.append(network.eval())
+    return networks
 
-    def columns(self, name: str | None) -> slice:
-        """Return the columns of one parameter, or of all.
 
-        Raises:
-            ValueError: if there is none of that name; the message has those there are.
-        """
-        if name is None:
-            return slice(None)
-        check_choice("layer", name, self.shapes)
-        names, sizes = list(self.shapes), [shape.numel() for shape in self.shapes.values()]
-        k = names.index(name)
-        return slice(sum(sizes[:k]), sum(sizes[: k + 1]))
+def _digits(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return images, (1797, 1, 8, 8) in [0, 1], and labels, (1797,)."""
+    from sklearn.datasets import load_digits
 
-    def gradient(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Return (parameters, images, labels) -> the gradients of each copy's mean cross entropy on its own batch.
-
-        The three have a leading axis of copies.
-        """
-        sizes = [shape.numel() for shape in self.shapes.values()]
-
-        def loss(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-            parts = zip(self.shapes.items(), theta.split(sizes), strict=True)
-            parameters = {name: part.view(shape) for (name, shape), part in parts}
-            return nn.functional.cross_entropy(functional_call(self.network, parameters, (images,)), labels)
-
-        return vmap(grad(loss))
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.tensor(pixels / 16, dtype=dtype).view(-1, 1, 8, 8), torch.tensor(labels)

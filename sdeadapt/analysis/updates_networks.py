@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from sdeadapt.analysis.updates import update_law, var_abs
-from sdeadapt.analysis.updates_architectures import NETWORKS, Copies, digits_images
+from sdeadapt.analysis.updates_architectures import NETWORKS, on_digits, starts
 from sdeadapt.analysis.updates_report import UpdateReport
 from sdeadapt.analysis.updates_weighted import abs_moment, ema_law, updates
 from sdeadapt.checks import check_choice, check_integer, check_open_unit, check_positive
+from sdeadapt.oracles.network import Network
 from sdeadapt.simulation.randomness import Purpose, SeedTree
 from sdeadapt.simulation.run import Run, run_chunks
 
@@ -35,12 +36,12 @@ class _Job:
     """One chunk of copies of one network: shares per bin and sizes, (copies, looks, bins + 4)."""
 
     makes: tuple[Callable[[], nn.Module], ...]
+    oracles: tuple[Network, ...]
     chunks: int  # of each
     looks: tuple[int, ...]
     edges: np.ndarray
     beta: float | None
     lr: float
-    batch_size: int
     layer: str | None
     seeds: SeedTree
     copies: int
@@ -49,19 +50,16 @@ class _Job:
 
     def __call__(self, index: int) -> np.ndarray:
         level, chunk = divmod(index, self.chunks)
+        make, oracle = self.makes[level], self.oracles[level]
         n = min(_CHUNK, self.copies - chunk * _CHUNK)
-        starts = [self.seeds.seed(Purpose.ENSEMBLE, level, chunk * _CHUNK + i) & (1 << 63) - 1 for i in range(n)]
-        copies = Copies.make(self.makes[level], starts, self.dtype, self.device)
-        theta, columns = copies.start, copies.columns(self.layer)
+        own = [self.seeds.seed(Purpose.ENSEMBLE, level, chunk * _CHUNK + i) & (1 << 63) - 1 for i in range(n)]
+        theta, columns = starts(make, own).to(self.device, self.dtype), _columns(oracle, self.layer)
+        stream = oracle.stream(self.seeds.generator(Purpose.ENSEMBLE, _MOST + level, chunk, self.device), n)
         looked: list[Tensor] = []
-        generator = self.seeds.generator(Purpose.ENSEMBLE, _MOST + level, chunk, self.device)
-        images, labels = digits_images(self.dtype, self.device)
-        gradient = copies.gradient()
 
         def gradients() -> Iterator[Tensor]:
             while True:  # at the theta of now: the loop below has moved it
-                rows = torch.randint(len(labels), (n, self.batch_size), generator=generator, device=self.device)
-                g = gradient(theta, images[rows], labels[rows])
+                g = oracle.sample(oracle.at(theta), stream.next())
                 if not bool(g.isfinite().all()):
                     raise FloatingPointError("A gradient of a network did not stay finite. Lower `lr`.")
                 yield g
@@ -69,22 +67,35 @@ class _Job:
         for m, x in enumerate(updates(gradients(), self.beta), 1):
             if m in self.looks:
                 looked.append(_measure(x[:, columns].contiguous(), torch.as_tensor(self.edges[len(looked)])))
-            theta = theta - self.lr * x.nan_to_num(0.0)  # 0 / 0, where every gradient was 0: eps would make it 0
+            theta = theta - self.lr * x.nan_to_num(0.0, 0.0, 0.0)  # divided by 0: any eps would make it 0
             if m == self.looks[-1]:
                 return torch.stack(looked, 1).cpu().numpy()
         raise AssertionError  # gradients do not end
 
 
+def _columns(oracle: Network, layer: str | None) -> slice:
+    """Return the columns of theta that hold one parameter, or all.
+
+    Raises:
+        ValueError: if there is none of that name; the message has those there are.
+    """
+    if layer is None:
+        return slice(0, oracle.dim)
+    k = oracle.names.index(check_choice("layer", layer, oracle.names))
+    ends = np.cumsum([0, *(shape.numel() for shape in oracle.shapes)])
+    return slice(int(ends[k]), int(ends[k + 1]))
+
+
 def _measure(x: Tensor, edges: Tensor) -> Tensor:
     """Return shares per bin, E|X|, E X², the share of zeros and that of no update at all, (copies, bins + 4)."""
-    moving = ~x.isnan()
+    moving = x.isfinite()  # else every square so far is 0
     count = moving.double().sum(1).clamp_min(1)
     bins = (
         torch.bucketize(x.double(), edges.to(x.device))
         + (len(edges) + 1) * torch.arange(len(x), device=x.device)[:, None]
     )
     counts = torch.bincount(bins[moving], minlength=len(x) * (len(edges) + 1)).view(len(x), -1)
-    size = x.double().abs().nan_to_num(0.0)
+    size = x.double().abs().nan_to_num(0.0, 0.0)
     moments = [size.sum(1) / count, size.square().sum(1) / count, (x == 0).sum(1) / count, 1 - moving.double().mean(1)]
     return torch.cat([counts / count[:, None], torch.stack(moments, 1)], 1)
 
@@ -138,11 +149,9 @@ def network_updates(
 
     Zhang and Ziyin, Section 5, where a single trajectory is shown.
     """
-    makes = (
-        networks
-        if isinstance(networks, Mapping)
-        else {name: NETWORKS[check_choice("networks", name, NETWORKS)] for name in networks}
-    )
+    if not isinstance(networks, Mapping):
+        networks = {name: NETWORKS[check_choice("networks", name, NETWORKS)] for name in networks}
+    makes = dict(networks)
     if not 1 <= len(makes) <= _MOST:
         raise ValueError(f"`networks` must name 1 to {_MOST} different ones; got {list(makes)}.")
     steps = tuple(check_integer("looks", m) for m in looks)
@@ -156,31 +165,16 @@ def network_updates(
     if beta is not None:
         check_open_unit("beta", beta)
     seeds, began = SeedTree.of(rng), time.perf_counter()
-    parameters = []
-    for make in makes.values():
-        one = Copies.make(make, [0], run.torch_dtype, run.device)
-        parameters.append(one.start[:, one.columns(layer)].shape[1])
-        out = one.network(digits_images(run.torch_dtype, run.device)[0][:2])
-        if out.shape != (2, 10):
-            raise ValueError(f"A network must map images (batch, 1, 8, 8) to (batch, 10); got {tuple(out.shape)} of 2.")
+    oracles = tuple(on_digits(make, batch_size, run.torch_dtype, run.device) for make in makes.values())
+    columns = [_columns(oracle, layer) for oracle in oracles]
     laws = [update_law(m) if beta is None else ema_law(beta, m) for m in steps]
     inner = np.arange(1, _BINS) / _BINS
     edges = np.array([update_law(m).ppf(inner) if m > 1 else 2 * inner - 1 for m in steps])
     chunks = math.ceil(copies / _CHUNK)
     job = _Job(
-        (*makes.values(),),
-        chunks,
-        steps,
-        edges,
-        beta,
-        lr,
-        batch_size,
-        layer,
-        seeds,
-        copies,
-        run.device,
+        tuple(makes.values()), oracles, chunks, steps, edges, beta, lr, layer, seeds, copies, run.device,
         run.torch_dtype,
-    )
+    )  # fmt: skip
     parts = [*run_chunks(job, len(makes) * chunks, run)]
     values = np.stack([np.concatenate(parts[i * chunks : (i + 1) * chunks]) for i in range(len(makes))])
     shares, size, square = values[..., :_BINS], values[..., _BINS], values[..., _BINS + 1]
@@ -190,7 +184,8 @@ def network_updates(
         "seed": rng if isinstance(rng, int) else str(rng), "device": run.device, "dtype": run.dtype, "chunk": _CHUNK,
     }  # fmt: skip
     return UpdateReport(
-        config=config, seconds=time.perf_counter() - began, networks=tuple(makes), parameters=np.array(parameters),
+        config=config, seconds=time.perf_counter() - began, networks=tuple(makes),
+        parameters=np.array([c.stop - c.start for c in columns]),
         looks=np.array(steps), edges=edges, law_cdf=np.array([law.cdf(e) for law, e in zip(laws, edges, strict=True)]),
         law_var_abs=np.array([_size_variance(law, m, beta) for law, m in zip(laws, steps, strict=True)]),
         share=shares.mean(1), share_sem=_sem(shares), cdf_sem=_sem(shares.cumsum(-1)[..., :-1]),

@@ -21,14 +21,15 @@ from torch.func import functional_call, grad, vmap
 from sdeadapt.checks import check_choice
 from sdeadapt.oracles.base import Draw, Local
 from sdeadapt.oracles.network_checks import check_data, check_losses, check_module
-from sdeadapt.oracles.network_passes import ByLayers, ByVjp, Pass, linear_layers
+from sdeadapt.oracles.network_passes import ByLayers, ByVjp, Layers, Pass, linear_layers
 from sdeadapt.oracles.probe import signs
 from sdeadapt.oracles.sampling import Minibatch
 from sdeadapt.results import describe
 
 __all__ = ["Network"]
 
-_SAVED = {"cpu": 1 << 25, "cuda": 1 << 29}  # entries that forward passes may leave for backward passes
+_ROOM = {"cuda": 1 << 29}  # entries that forward passes may leave for backward passes
+_LEAST_ROOM = 1 << 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class Network(Minibatch):
     homes: dict[str, str] = field(init=False, repr=False)  # where a parameter is used -> its name in theta
     shapes: tuple[torch.Size, ...] = field(init=False, repr=False)  # of the parameters in theta
     theta0: Tensor = field(init=False, repr=False)
-    layers: dict[str, tuple[str | None, str | None]] | None = field(init=False, repr=False)  # if all are linear
+    layers: Layers | None = field(init=False, repr=False)  # if all are linear
     saved: int = field(init=False, repr=False)  # entries that the forward pass of one example leaves for the backward
 
     def __post_init__(self) -> None:
@@ -101,9 +102,8 @@ class Network(Minibatch):
             object.__setattr__(self, name, value)
         self._set_sampling(len(self.data[0]))
         object.__setattr__(self, "noise_dim", self.examples)
-        few = tuple(x[:2] for x in self.data[:-1])
-        object.__setattr__(self, "layers", linear_layers(module, self.homes, few))
         object.__setattr__(self, "saved", check_losses(module, self.loss, self.data, self._two_paths))
+        object.__setattr__(self, "layers", linear_layers(self, [x[:4] for x in self.data]))
 
     def _two_paths(self, *rows: Tensor) -> Tensor:
         return self.losses(self.theta0.expand(2, -1), *rows)
@@ -144,7 +144,7 @@ class Network(Minibatch):
 
     def one_pass(self, theta: Tensor, rows: list[Tensor]) -> Pass:
         """Return the forward pass of theta, (paths, dim), over rows (n, …) that all paths share."""
-        return (ByVjp if self.layers is None else ByLayers)(self, theta, rows)
+        return ByVjp(self, theta, rows) if self.layers is None else ByLayers(self, theta, rows, self.layers)
 
     def sample(self, local: Local, draw: Draw) -> Tensor:
         """Return the minibatch gradients, (paths, dim), at the cost of the batch."""
@@ -195,10 +195,15 @@ class Network(Minibatch):
         return self.theta0.dtype
 
     @property
+    def room(self) -> int:
+        """Entries that forward passes may leave for the backward passes, of all paths together."""
+        return _ROOM.get(self.device.type, _LEAST_ROOM)
+
+    @property
     def bytes_per_path(self) -> int:
         """What the forward pass saves, of all examples or of a block; weights; gradients; the gathered batch."""
         row = self.saved + sum(x[0].numel() for x in self.data)
-        saved = min(self.saved * self.examples, _SAVED[self.device.type] // 64)
+        saved = min(self.saved * self.examples, self.room // 64)
         return self.theta0.element_size() * (saved + self.batch_size * row + 4 * self.examples + 8 * self.dim)
 
     def describe(self) -> dict[str, Any]:
@@ -207,7 +212,7 @@ class Network(Minibatch):
         loss = self.loss
         return {
             "class": "Network",
-            "module": repr(self.module),
+            "module": " ".join(repr(self.module).split()),
             "constants": {name: describe(x) for name, x in state.items() if name not in self.names},
             "loss": [describe(loss.func), describe(loss.keywords)]
             if isinstance(loss, functools.partial)
@@ -237,7 +242,7 @@ class _LocalNetwork(Local):
     def _run(self) -> Iterator[tuple[slice, Pass]]:
         """Yield blocks of the examples that fit into memory, each with its forward pass."""
         oracle = self.oracle
-        size = max(1, _SAVED[self.theta.device.type] // (len(self.theta) * max(1, oracle.saved)))
+        size = max(1, oracle.room // (len(self.theta) * max(1, oracle.saved)))
         for start in range(0, oracle.examples, size):
             block = slice(start, start + size)
             yield block, oracle.one_pass(self.theta, [x[block] for x in oracle.data])
@@ -248,7 +253,7 @@ class _LocalNetwork(Local):
 
     def _passes(self) -> Iterable[tuple[slice, Pass]]:
         """Return the forward passes, kept if they fit into memory, and otherwise made again."""
-        whole = len(self.theta) * self.oracle.saved * self.oracle.examples <= _SAVED[self.theta.device.type]
+        whole = len(self.theta) * self.oracle.saved * self.oracle.examples <= self.oracle.room
         return self._kept if whole else self._run()
 
     def _weighted(self, weights: Tensor) -> Tensor:

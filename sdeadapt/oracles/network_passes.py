@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ByLayers", "ByVjp", "Pass", "linear_layers"]
 
+Layers = dict[str, tuple[str | None, str | None]]  # layer -> its weight and bias in theta
 _GRADIENTS = 1 << 21  # entries of per-example gradients that are held at a time
 
 
@@ -35,9 +36,6 @@ class Pass(ABC):
     """
 
     losses: Tensor
-
-    @abstractmethod
-    def __init__(self, oracle: Network, theta: Tensor, rows: list[Tensor]) -> None: ...
 
     @abstractmethod
     def weighted(self, weights: Tensor) -> Tensor:
@@ -76,9 +74,8 @@ class ByVjp(Pass):
 class ByLayers(Pass):
     """Linear layers: their inputs, and the derivatives of the losses in their outputs."""
 
-    def __init__(self, oracle: Network, theta: Tensor, rows: list[Tensor]) -> None:
-        assert oracle.layers is not None
-        self.names, self.layers = oracle.names, oracle.layers
+    def __init__(self, oracle: Network, theta: Tensor, rows: list[Tensor], layers: Layers) -> None:
+        self.names, self.layers = oracle.names, layers
         shape, zeros = (len(theta), len(rows[0])), {}
         for name in self.layers:
             layer = oracle.module.get_submodule(name)
@@ -144,30 +141,30 @@ def _hooked(
         yield
 
 
-def linear_layers(
-    module: nn.Module, homes: Mapping[str, str], inputs: tuple[Tensor, ...]
-) -> dict[str, tuple[str | None, str | None]] | None:
-    """Return the layers with the names of their weight and bias in theta, or None if they are not all linear.
+def linear_layers(oracle: Network, rows: list[Tensor]) -> Layers | None:
+    """Return the layers with the names of their weight and bias in theta, or None if `ByLayers` does not apply.
 
     Args:
-        module: a copy that may be run.
-        homes: where a parameter is used -> its name in theta.
-        inputs: of a few examples; every layer must see them once, as (n, features).
+        oracle: with a module that may be run, and everything else set.
+        rows: a few examples; every layer must see them once, as (n, features), and its parameters be used there alone.
     """
     found: dict[str, list[str | None]] = {}
-    for home, name in homes.items():
+    for home, name in oracle.homes.items():
         layer, _, kind = home.rpartition(".")
-        if type(module.get_submodule(layer)) is not nn.Linear or home != name:
+        if type(oracle.module.get_submodule(layer)) is not nn.Linear or home != name:
             return None
         found.setdefault(layer, [None, None])[kind == "bias"] = name
-    if len(set(homes.values())) < len(homes):
-        return None
-    calls: list[str] = []
+    layers = {name: (weight, bias) for name, (weight, bias) in found.items()}
+    n, calls = len(rows[0]), []
 
     def note(name: str, x: Tensor, out: Tensor) -> Tensor:
-        calls.append(name if x.shape == (len(inputs[0]), x.shape[-1]) else "")
+        calls.append(name if x.shape == (n, x.shape[-1]) else "")
         return out
 
-    with torch.no_grad(), _hooked(module, found, note):
-        module(*inputs)
-    return {name: (w, b) for name, (w, b) in found.items()} if sorted(calls) == sorted(found) else None
+    with torch.no_grad(), _hooked(oracle.module, layers, note):
+        oracle.module(*rows[:-1])
+    if sorted(calls) != sorted(layers):
+        return None
+    theta, ones = oracle.theta0[None], torch.ones_like(oracle.theta0[:1]).expand(1, n)
+    want, got = ByVjp(oracle, theta, rows).weighted(ones), ByLayers(oracle, theta, rows, layers).weighted(ones)
+    return layers if torch.allclose(want, got, atol=1e-4 * float(want.abs().max())) else None

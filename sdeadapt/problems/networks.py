@@ -85,7 +85,7 @@ def _on_images(
         name=name,
         oracle=oracle,
         theta0=oracle.theta0,
-        horizon=64 * 2.0**-14,
+        horizon=64 * 2.0**-16,
         test_functions=METRICS,
         about=f"{what} with {oracle.dim:,} parameters on {examples:,} images of digits, batches of {batch_size}",
         suggested=_SUGGESTED,
@@ -93,11 +93,11 @@ def _on_images(
     )
 
 
-# lr = 1/128; (1 - beta)/lr^2 is a memory of 16 steps, of 8 for m; eps 1/100 of a gradient noise of 1
+# lr = 1/256; (1 - beta)/lr^2 is a memory of 16 steps, of 8 for m; eps is small beside the noise of a gradient
 _SUGGESTED = {
-    "adam": Suggestion({"lr": 2.0**-7, "beta1": 0.875, "beta2": 0.9375, "eps": 1e-3}),
-    "rmsprop": Suggestion({"lr": 2.0**-7, "beta": 0.9375, "eps": 1e-3}),
-    "sgd": Suggestion({"lr": 0.125}, horizon=8.0),
+    "adam": Suggestion({"lr": 2.0**-8, "beta1": 0.875, "beta2": 0.9375, "eps": 1e-3}),
+    "rmsprop": Suggestion({"lr": 2.0**-8, "beta": 0.9375, "eps": 1e-3}),
+    "sgd": Suggestion({"lr": 0.0625}, horizon=4.0),
 }
 
 
@@ -105,7 +105,7 @@ def digits_mlp(
     *,
     hidden: int = 32,
     examples: int = 1000,
-    batch_size: int = 32,
+    batch_size: int = 4,
     sampling: str = "replacement",
     diagonal: str = "exact",
     seed: int = 0,
@@ -140,7 +140,7 @@ def digits_cnn(
     *,
     channels: int = 8,
     examples: int = 1000,
-    batch_size: int = 32,
+    batch_size: int = 4,
     sampling: str = "replacement",
     diagonal: str = "probe",
     seed: int = 0,
@@ -223,10 +223,10 @@ def digits_small(
         test_functions=METRICS,
         about=f"a {components}–{hidden}–2 network, {first} against {second}, batches of {batch_size}",
         suggested={
-            "rmsprop": Suggestion({"lr": 0.125, "beta": 0.9375, "eps": 0.04}, multipliers=(1, 2, 4)),
+            "sgd": Suggestion({"lr": 0.125}, horizon=1.0, multipliers=(1, 2, 4)),
+            "rmsprop": Suggestion({"lr": 0.125, "beta": 0.9375, "eps": 0.04}, multipliers=(1, 2, 3)),
             "adam": Suggestion(
-                {"lr": 0.125, "beta1": 0.875, "beta2": 0.9375, "eps": 0.04}, horizon=0.25, multipliers=(1, 2, 4)
+                {"lr": 0.125, "beta1": 0.875, "beta2": 0.9375, "eps": 0.04}, horizon=0.25, multipliers=(1, 2, 3)
             ),
-            "sgd": Suggestion({"lr": 0.0625}, horizon=1.0),
         },
     )

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Moves", "find_bounds"]
+__all__ = ["LEAST", "Moves", "find_bounds"]
 
 Moves = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """(k, points (n, F)) -> coordinates after step k, (Q, n, F), and weights (Q, n)."""
 
 _STEP = 1e-5  # of finite differences, relative
-_LEAST = 1e-13  # weight of a node that the domain has to hold
+LEAST = 1e-13  # weight of a node that the domain has to hold
 _MARGIN = 0.02
 _FLOOR = 0.8  # of the smallest image: much of a skewed law sits there, and nodes may miss where a gradient vanishes
 
@@ -71,7 +71,7 @@ def _walk(y: Tensor, steps: int, moves: Moves, radius: float, root: Tensor) -> l
         jacobian = ((means[1 : size + 1] - means[size + 1 : -1]) / (2 * length[:, None])).T
         about = images[:, 0] - means[0]
         covariance = jacobian @ covariance @ jacobian.T + (weights[:, :1] * about).T @ about
-        mean, seen = means[0], images[:, 0][weights[:, 0] > _LEAST]
+        mean, seen = means[0], images[:, 0][weights[:, 0] > LEAST]
         reach = radius * covariance.diagonal().clamp_min(0).sqrt()
         under = torch.where(root, torch.maximum(mean - reach, _FLOOR * floor), mean - reach)
         bounds.append((torch.minimum(under, seen.amin(0)), torch.maximum(mean + reach, seen.amax(0)), mean))

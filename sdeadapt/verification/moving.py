@@ -8,6 +8,9 @@ with which the moments of every polynomial in A are those of the points replaced
 having degrees $0, 1/(n-1), \dots, 1$. So the error is what E[phi | state now] has beyond these polynomials. They are
 orthonormal under the Gaussian of the frame, in whose norm a conditional expectation is a contraction, or nearly so:
 many small steps do no more harm than few, also where a coordinate has no noise of its own and is only sheared.
+
+An average of squares enters by its logarithm: $1/(\sqrt u + \epsilon)$ has a pole near 0, which no grid in u or its
+root can keep away from, and its law has a long tail on the other side.
 """
 
 from __future__ import annotations
@@ -32,15 +35,16 @@ __all__ = ["Cloud", "Frame", "Moving"]
 _BLOCK = 1 << 20  # numbers held at a time
 _THIN = 1e-4  # least spread of a coordinate beside those before it, as a share of its own
 _POINT = 1e-10  # least spread at all, relative to the mean
-_RADIUS = 6.0  # of a resolution whose frames have the law's own spread
+_LEAST = 1e-3  # of an average of squares, as a share of its mean: Euler steps can make it negative
 _MANY = 16  # nodes of an axis from which on the frame is wider: high polynomials see the tails
 
 
 class Cloud(NamedTuple):
-    """Points with coordinates (n,) and their weights (n,), which sum to 1 and may be negative."""
+    """Points with coordinates (n,); their weights (n,), which sum to 1 and may be negative; the mass moved inwards."""
 
     rows: tuple[Tensor, ...]
     weights: Tensor
+    moved: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,18 +53,18 @@ class Frame:
 
     Args:
         points: nodes along each axis, two or more.
-        roots: of which coordinates the root is used: averages of squares.
-        width: standard deviations of the Gaussian, in units of the law's own.
+        logs: of which coordinates the logarithm is used: averages of squares.
+        radius: standard deviations about the mean, along each axis, to which points further out are moved.
 
     >>> z = torch.linspace(-1, 1, 40, dtype=torch.float64)
-    >>> thin = Frame((5,), (False,), 1.0).thinned(Cloud((z,), torch.full_like(z, 1 / 40)))
+    >>> thin = Frame((5,), (False,), 9.0).thinned(Cloud((z,), torch.full_like(z, 1 / 40)))
     >>> len(thin.weights), bool(((thin.weights * thin.rows[0] ** 4).sum() - (z**4).mean()).abs() < 1e-14)
     (5, True)
     """
 
     points: tuple[int, ...]
-    roots: tuple[bool, ...]
-    width: float
+    logs: tuple[bool, ...]
+    radius: float
 
     @cached_property
     def _rules(self) -> list[tuple[Tensor, Tensor]]:
@@ -69,14 +73,19 @@ class Frame:
 
     @cached_property
     def _spread(self) -> list[float]:
-        """Standard deviations of the Gaussian along each axis."""
-        return [self.width * max(1.0, n / _MANY) ** 0.25 for n in self.points]
+        """Standard deviations of the Gaussian along each axis, in units of the law's own."""
+        return [max(1.0, n / _MANY) ** 0.25 for n in self.points]
 
     @cached_property
     def _nodes(self) -> Tensor:
         """All nodes, (F, N)."""
         axes = [s * x for s, (x, _) in zip(self._spread, self._rules, strict=True)]
         return torch.stack([x.reshape(-1) for x in torch.meshgrid(*axes, indexing="ij")])
+
+    @cached_property
+    def _values(self) -> list[Tensor]:
+        """The polynomials at the nodes of each axis."""
+        return [_hermite(x, len(x)) for x, _ in self._rules]
 
     @cached_property
     def _gaussian(self) -> Tensor:
@@ -98,14 +107,19 @@ class Frame:
         """Return the cloud itself, or a smaller one with the same moments."""
         if len(cloud.weights) <= math.prod(self.points):
             return cloud
-        y = torch.stack([x.clamp_min(0).sqrt() if r else x for x, r in zip(cloud.rows, self.roots, strict=True)])
+        y = torch.stack([
+            x.clamp_min(max(_LEAST * float(x @ cloud.weights), 1e-300)).log() if log else x
+            for x, log in zip(cloud.rows, self.logs, strict=True)
+        ])  # fmt: skip
         mean = y @ cloud.weights
         about = y - mean[:, None]
         root = _root((about * cloud.weights) @ about.T, mean.abs())
         xi = torch.linalg.solve_triangular(root, about, upper=False)
+        far = (xi.abs() > self.radius).any(0)
+        moved = cloud.moved + float(cloud.weights[far].abs().sum())
         nodes = mean[:, None] + root @ self._nodes
-        rows = tuple(x.square() if r else x for x, r in zip(nodes, self.roots, strict=True))
-        return Cloud(rows, self._weights(xi, cloud.weights))
+        rows = tuple(x.exp() if log else x for x, log in zip(nodes, self.logs, strict=True))
+        return Cloud(rows, self._weights(xi.clamp_(-self.radius, self.radius), cloud.weights), moved)
 
     def _weights(self, xi: Tensor, weights: Tensor) -> Tensor:
         """Return the weights of the nodes for points xi (F, n) with weights (n,)."""
@@ -119,8 +133,8 @@ class Frame:
             last = (product @ values[-1].T) if len(values) > 1 else product.sum(1)
             moments += last.reshape(self.points)
         moments *= self._kept
-        for axis, (x, _) in enumerate(self._rules):
-            moments = torch.movedim(torch.tensordot(_hermite(x, len(x)), moments, ([0], [axis])), 0, axis)
+        for axis, values in enumerate(self._values):
+            moments = torch.movedim(torch.tensordot(values, moments, ([0], [axis])), 0, axis)
         return moments.reshape(-1) * self._gaussian
 
 
@@ -157,8 +171,8 @@ class Moving(Propagation):
     def __init__(self, levels: tuple[Level, ...], resolution: Resolution) -> None:
         assert resolution.points is not None
         assert resolution.radius is not None
-        roots = tuple(name == "u" for name in levels[0].initial._fields)
-        self.frame = Frame(resolution.points, roots, resolution.radius / _RADIUS)
+        logs = tuple(name == "u" for name in levels[0].initial._fields)
+        self.frame = Frame(resolution.points, logs, resolution.radius)
         self.units = math.gcd(*(level.records[-1] for level in levels))
 
     def chain(self, level: Level, nodes: int) -> Iterator[tuple[int, Cloud]]:
@@ -172,7 +186,7 @@ class Moving(Propagation):
             if k < level.records[-1]:
                 theta, where = cloud.rows[0].unique(return_inverse=True)
                 g, weights = (x[:, where] for x in gradient_law(level, theta, nodes))
-                cloud = self._moved(chain_images(level, cloud.rows, g, k), cloud.weights * weights)
+                cloud = self._moved(cloud, chain_images(level, cloud.rows, g, k), cloud.weights * weights)
 
     def sde(self, level: Level, law: Cloud, per_unit: int) -> Iterator[Cloud]:
         """Yield the law of the SDE at every record, by `per_unit` Euler steps to a unit of time."""
@@ -182,18 +196,18 @@ class Moving(Propagation):
         for stop in (record // per_level * per_unit for record in level.records):
             while k < stop:
                 images, weights = euler_images(*coefficients(sde, k * dt, law.rows), law.rows, dt)
-                law, k = self._moved(images, weights[:, None] * law.weights), k + 1
+                law, k = self._moved(law, images, weights[:, None] * law.weights), k + 1
             yield law
 
-    def _moved(self, images: Sequence[Tensor], weights: Tensor) -> Cloud:
-        """Return the cloud of all images, each (Q, n) or (1, n), with weights (Q, n)."""
+    def _moved(self, cloud: Cloud, images: Sequence[Tensor], weights: Tensor) -> Cloud:
+        """Return the cloud of all images of a cloud, each (Q, n) or (1, n), with weights (Q, n)."""
         rows = tuple(x.expand_as(weights).reshape(-1) for x in images)
-        return self.frame.thinned(Cloud(rows, weights.reshape(-1)))
+        return self.frame.thinned(Cloud(rows, weights.reshape(-1), cloud.moved))
 
     def mean(self, level: Level, law: Cloud) -> Mean:
-        """Return expectations under a law. Nothing is ever cut off."""
+        """Return expectations under a law."""
         phi = level.evaluate(type(level.initial)(*(x[:, None] for x in law.rows)))
-        return Mean(law.weights @ phi, law.weights @ phi.square(), law.weights.abs() @ phi.abs(), 0.0)
+        return Mean(law.weights @ phi, law.weights @ phi.square(), law.weights.abs() @ phi.abs(), law.moved)
 
     def rows(self, law: Cloud) -> tuple[Tensor, ...]:
         """Return the coordinates of the points, (n,) each."""

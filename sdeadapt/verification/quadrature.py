@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sdeadapt.oracles.base import NotDeclared
 from sdeadapt.simulation.paths import Level
-from sdeadapt.verification.images import coefficients
+from sdeadapt.verification.domain import LEAST
+from sdeadapt.verification.images import coefficients, gradient_law
 from sdeadapt.verification.moving import Moving
 from sdeadapt.verification.noise_free import Means
 from sdeadapt.verification.propagation import Propagation
@@ -28,6 +29,7 @@ from sdeadapt.verification.stage import make_stage
 
 __all__ = ["quadrature_means", "why_no_quadrature"]
 
+_TAIL = 8.0  # standard deviations, within which Gaussian noise has all its nodes of any weight
 _MULTIPLES = (1, 2, 3, 4, 6, 8)  # of the fewest steps, by which the SDE is extrapolated
 
 
@@ -110,11 +112,23 @@ def quadrature_means(
 
 
 def _moves(levels: tuple[Level, ...], resolution: Resolution) -> bool:
-    """Whether the grid goes along with the law: an edge that the law moves away from would be carried into the middle
-    of one at rest, and one that holds theta driven by m is unstable.
+    """Whether the grid goes along with the law, which is more precise, but has no place for long tails.
+
+    A grid at rest does not do for three coordinates, where theta is driven by m and unstable on it, nor for a law that
+    travels: the edge that it moves away from would be carried into the middle.
     """
-    fields = levels[0].initial._fields
-    return len(fields) > 2 or make_stage(levels, resolution.filled(fields)).travels
+    first = levels[0]
+    size = len(first.initial)
+    if size > 2:
+        return True
+    filled = resolution.filled(first.initial._fields)
+    assert filled.nodes is not None
+    if make_stage(levels, filled).travels:
+        return True
+    g, weights = gradient_law(first, first.initial.theta[:, 0], filled.nodes)
+    about = g - (weights * g).sum(0)
+    reach = torch.where(weights > LEAST, about.abs(), 0.0).amax(0)
+    return size > 1 and bool((reach <= _TAIL * (weights * about.square()).sum(0).sqrt()).all())
 
 
 @torch.no_grad()
@@ -149,11 +163,11 @@ def _pass(
     chain = torch.stack(chains).numpy()
     if known is not None:
         return known._replace(chain=chain)
-    sdes = (
-        np.stack([part.numpy() for part in parts] * (len(levels) if shared else 1))
-        for parts in zip(*solutions, strict=True)
+    times = len(levels) if shared else 1
+    sde, before, square, size = (
+        np.stack([part.numpy() for part in parts] * times) for parts in zip(*solutions, strict=True)
     )
-    return _Law(chain, *sdes, edge, steps, shared)
+    return _Law(chain, sde, before, square, size, edge, steps, shared)
 
 
 def _resting(levels: tuple[Level, ...], resolution: Resolution) -> Resting:

@@ -13,12 +13,12 @@ __all__ = ["Resolution"]
 _POINTS = {
     (1, False): {"theta": 128},
     (2, False): {"theta": 60, "u": 24, "": 40},
-    (1, True): {"theta": 28},
-    (2, True): {"theta": 28, "u": 14, "": 20},
+    (1, True): {"theta": 24},
+    (2, True): {"theta": 20, "u": 10, "": 16},
     (3, True): {"theta": 12, "u": 6, "": 12},
 }
-_NODES = {1: 24, 2: 32, 3: 10}
-_RADIUS = {False: 6.5, True: 6.0}
+_NODES = {(1, False): 24, (2, False): 32, (1, True): 16, (2, True): 14, (3, True): 10}
+_RADIUS = {False: 6.5, True: 10.0}
 _EULER = 16
 _COARSER = {1: 0.82, 2: 0.82, 3: 0.87}
 
@@ -28,10 +28,9 @@ class Resolution:
     """How fine the quadrature estimator is. Everything left out is chosen by the dimension of the state.
 
     Args:
-        points: of the grid, one number per coordinate of the Point.
+        points: of the grid, one number per coordinate of the Point; four or more.
         nodes: of the gradient's law, at every point; three or more.
-        radius: of the domain, in standard deviations about the mean path; positive. A grid that moves with the law
-            has no edge: there the Gaussian that its nodes belong to is radius / 6 times as wide as the law.
+        radius: of the domain, in standard deviations about the mean path; positive.
         euler: fewest Euler steps of the SDE over the horizon; it is solved with 1, 2, 3, 4, 6 and 8 times as many.
 
     Example:
@@ -52,27 +51,30 @@ class Resolution:
         if self.nodes is not None:
             check_integer("nodes", self.nodes, minimum=3)
         for n in self.points or ():
-            check_integer("points", n, minimum=4)
+            check_integer("points", n, minimum=3)
 
     def filled(self, fields: tuple[str, ...], *, moves: bool = False) -> Resolution:
         """Return it with every number chosen, for a Point with these fields and a grid that moves or rests.
 
         Raises:
-            ValueError: if `points` has another number of entries.
+            ValueError: if `points` has another number of entries, or one is below 4.
         """
         size = len(fields)
-        own = _POINTS[size, moves or size > 2]
+        moves = moves or size > 2
+        own = _POINTS[size, moves]
         points = self.points or tuple(own.get(name, own.get("", 32)) for name in fields)
         if len(points) != len(fields):
             raise ValueError(f"`points` must have {len(fields)} entries, for {', '.join(fields)}; got {points}.")
-        radius = self.radius or _RADIUS[moves or size > 2]
-        return Resolution(points, self.nodes or _NODES[size], radius, self.euler or _EULER)
+        for n in points:
+            check_integer("points", n, minimum=4)
+        radius = self.radius or _RADIUS[moves]
+        return Resolution(points, self.nodes or _NODES[size, moves], radius, self.euler or _EULER)
 
     @property
     def coarser(self) -> Resolution:
         """A grid with fewer points."""
         assert self.points is not None
-        return replace(self, points=tuple(max(4, math.floor(_COARSER[len(self.points)] * n)) for n in self.points))
+        return replace(self, points=tuple(max(3, math.floor(_COARSER[len(self.points)] * n)) for n in self.points))
 
     @property
     def fewer(self) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 from sdeadapt import load
 from sdeadapt.analysis.updates import update_law, var_abs
-from sdeadapt.analysis.updates_architectures import NETWORKS, Copies, digits_images, mlp
+from sdeadapt.analysis.updates_architectures import NETWORKS, mlp, on_digits, starts
 from sdeadapt.analysis.updates_networks import network_updates
 from sdeadapt.analysis.updates_report import UpdateReport
 from sdeadapt.simulation.randomness import Purpose, SeedTree
@@ -17,24 +17,25 @@ from sdeadapt.verification.decision import Verdict
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_are_those_of_each_network_alone(name):
-    copies = Copies.make(NETWORKS[name], [1, 2, 3], torch.float64, "cpu")
-    images, labels = digits_images(torch.float64)
-    rows = torch.arange(12).view(3, 4)
-    found = copies.gradient()(copies.start, images[rows], labels[rows])
+def test_copies_are_initialised_as_torch_does_and_have_their_own_gradients(name):
+    theta = starts(NETWORKS[name], [1, 2, 3]).double()
+    oracle = on_digits(NETWORKS[name], 4, torch.float64, "cpu")
+    draw = torch.arange(12).view(3, 4)
+    found = oracle.sample(oracle.at(theta), draw)
+    images, labels = oracle.data
     for k in range(3):
-        network = NETWORKS[name]().double()
-        torch.nn.utils.vector_to_parameters(copies.start[k].clone(), network.parameters())
-        loss = nn.functional.cross_entropy(network(images[rows[k]]), labels[rows[k]])
+        with torch.random.fork_rng():
+            torch.manual_seed(k + 1)
+            network = NETWORKS[name]().double()
+        assert torch.equal(nn.utils.parameters_to_vector(network.parameters()), theta[k])
+        loss = nn.functional.cross_entropy(network(images[draw[k]]), labels[draw[k]])
         alone = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
         torch.testing.assert_close(found[k], alone, rtol=1e-9, atol=1e-14)
-    assert not torch.equal(copies.start[0], copies.start[1])
-    assert torch.equal(Copies.make(NETWORKS[name], [2], torch.float64, "cpu").start[0], copies.start[1])
 
 
 def plain_loop(seed, copies, looks, beta, lr, batch_size):
     """The updates of perceptrons with torch.optim.Adam, which at beta1 = 0 is the iteration meant."""
-    tree, (images, labels) = SeedTree.of(seed), digits_images(torch.float64)
+    tree, (images, labels) = SeedTree.of(seed), on_digits(mlp, 1, torch.float64, "cpu").data
     generator = tree.generator(Purpose.ENSEMBLE, 16, 0)
     batches = [torch.randint(len(labels), (copies, batch_size), generator=generator) for _ in range(looks[-1])]
     for k in range(copies):

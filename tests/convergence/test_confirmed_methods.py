@@ -145,21 +145,18 @@ FULL = {
         rippled(2.0),
         no_decay,
         {"initial": {"m": [1.0]}},
-        Resolution((36, 26, 16), nodes=8),
     ),
     "Adadelta": Case(
         HalvedAdadelta(1 / 4, 15 / 16, 0.3),
         rippled(1.0),
         half_eps,
         {"initial": {"q": [0.2]}},
-        Resolution((40, 18, 18), nodes=8),
     ),
     "variance-adapted": Case(
         VarianceAdapted(0.1, 15 / 16, time_step=1 / 16),
         rippled(2.0),
         uncorrelated,
         {"start": 1.0, "initial": {"m": [0.9], "u": [1.2]}, "steps": 24},
-        Resolution((36, 30, 16), nodes=10),
     ),
     "sign, SVAG": QUICK["sign, noise dominates"]._replace(options={}),
     "sign, Student, noise dominates": Case(

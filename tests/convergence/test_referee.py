@@ -107,7 +107,6 @@ HESSIAN, COVARIANCE = [[0.8, 0.3], [0.3, 0.4]], [[1.0, -0.4], [-0.4, 0.7]]
 SPACE = [[0.9, 0.2, 0.0], [0.2, 0.6, -0.1], [0.0, -0.1, 0.4]], [[1.0, -0.3, 0.2], [-0.3, 0.8, 0.0], [0.2, 0.0, 0.6]]
 ROTATION = [[math.cos(0.5), -math.sin(0.5)], [math.sin(0.5), math.cos(0.5)]]
 LANGEVIN = Momentum(H / 2, 0.75, friction="langevin")
-PAIR = Resolution(points=(56, 24), nodes=14)
 
 SGD_QUADRATIC = Case(
     SGD(H), Quadratic(HESSIAN, COVARIANCE, 0.4 / ROOT), "moments", KNOWN, (*THETA, "theta_1_squared", "loss"), PLANE,
@@ -138,27 +137,24 @@ CASES = {
     ),
     "RMSprop, old v, quadratic, SVAG": Case(
         HalvedRMSprop(ROOT, 1 - H / 2, 0.7 / ROOT, denominator="old"), line(0.5), "quadrature", KNOWN,
-        (*THETA, "mean_u"), {"theta0": [1.5], "initial": {"u": [2.0]}}, grid=PAIR,
+        (*THETA, "mean_u"), {"theta0": [1.5], "initial": {"u": [2.0]}},
     ),
     "RMSprop, rippled, noise": Case(
         HalvedRMSprop(ROOT, 1 - H / 2, 0.7 / ROOT), Rippled(0.5 / ROOT, noise="gaussian"), "quadrature", BOTH,
-        (*THETA, "mean_u"), {"theta0": [2.0], "refine": "noise"}, paths=32768, resolved=1, grid=PAIR,
+        (*THETA, "mean_u"), {"theta0": [2.0], "refine": "noise"}, paths=32768, resolved=1,
     ),
     "RMSpropW, rippled, two points, SVAG": Case(
         HalvedRMSpropW(ROOT, 1 - H / 2, 0.7 / ROOT, weight_decay=0.25), Rippled(0.6 / ROOT, noise="two-point"),
         "quadrature", BOTH, ("theta_0", "mean_u"), {"theta0": [1.0]}, paths=16384,
-        grid=Resolution(points=(56, 32), nodes=14),
     ),
     "Adagrad, rippled, SVAG": Case(
         HalvedAdagrad(0.5, 0.5 / H, time_step=H), Rippled(0.5 / ROOT, noise="gaussian"), "quadrature", BOTH,
         (*THETA, *LOSS, "mean_u"), {"theta0": [1.0], "initial": {"u": [1.0]}}, paths=16384,
-        grid=Resolution(points=(48, 24), nodes=12),
     ),
     "Adam from a state, two points, SVAG": Case(
         HalvedAdam(ROOT, 1 - H, 1 - H / 2, 0.7 / ROOT), line(0.4, noise="two-point"), "quadrature", KNOWN,
         (*THETA, "mean_u", "m_norm_squared"),
         {"theta0": [1.0], "steps": 16, "start": 8 * H, "initial": {"m": [0.6], "u": [0.7]}},
-        grid=Resolution(points=(36, 26, 16), nodes=8),
     ),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 NAMES = [
     ("variance_adaptation_factors", 12),
     ("idealised_svag", 10),
-    ("sign_or_gradient", 18),
+    ("sign_or_gradient", 19),
     ("sign_and_generalisation", 10),
     ("dissecting_adam_on_digits", 24),
 ]

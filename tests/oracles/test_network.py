@@ -16,6 +16,8 @@ from sdeadapt.methods import RMSprop
 from sdeadapt.oracles import Amplified, LogisticRegression, Penalised, network, network_passes
 from sdeadapt.oracles.network import Network
 from sdeadapt.oracles.probe import signs
+from sdeadapt.problems import digits_small
+from sdeadapt.simulation.solvers import draw_increments, euler
 from sdeadapt.testing import OracleMismatch, check_oracle
 
 F64 = torch.float64
@@ -49,6 +51,17 @@ class Shared(nn.Module):
         return self.out(self.gain * torch.tanh(self.tied(torch.tanh(self.layer(x - self.shift)))))
 
 
+class Twice(nn.Module):
+    """A linear layer whose weight is used behind its back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(x)) + x @ self.layer.weight.T
+
+
 MODULES = {
     "mlp": lambda: built(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)),
     "convolution": lambda: built(
@@ -56,6 +69,8 @@ MODULES = {
         nn.Linear(8, 3),
     ),
     "shared": lambda: built(Shared()),
+    "twice": lambda: built(Twice()),
+    "one layer, no bias": lambda: built(nn.Linear(4, 3, bias=False)),
     "frozen batch norm": lambda: built(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Tanh()).eval(),
 }  # fmt: skip
 
@@ -92,7 +107,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
 def test_everything_declared_is_that_of_a_loop_over_examples(module, blocks, monkeypatch):
     oracle = make(module)
     if blocks:  # two examples at a time, forward passes not kept
-        monkeypatch.setattr(network, "_SAVED", {"cpu": 2 * 3 * oracle.saved})
+        monkeypatch.setattr(network, "_LEAST_ROOM", 2 * 3 * oracle.saved)
         monkeypatch.setattr(network_passes, "_GRADIENTS", 2 * 3 * oracle.dim)
     theta = near(oracle)
     each, here = one_by_one(oracle, theta), oracle.at(theta)
@@ -111,6 +126,11 @@ def test_everything_declared_is_that_of_a_loop_over_examples(module, blocks, mon
     losses = torch.stack([LOSS(functional_call(oracle.module, oracle.parameters(t), (x,)), y) for t in theta])
     close(here.loss, losses.mean(1))
     close(LOSS(oracle.predict(theta, x).mT, y.expand(3, -1)), losses)
+
+
+def test_sums_are_matrix_products_where_all_layers_are_linear_and_only_there():
+    by_layers = {name for name in MODULES if make(name).layers is not None}
+    assert by_layers == {"mlp", "one layer, no bias"}
 
 
 def test_a_linear_module_is_multinomial_regression():
@@ -313,3 +333,43 @@ LAYER = nn.Linear(4, 3).double()
 def test_what_is_not_a_mean_over_examples_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(make(), **change)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("module", MODULES)
+def test_on_a_gpu_it_is_the_same(module):
+    here = make(module, diagonal="probe")
+    there, theta = here.to("cuda", F64), near(here)
+    one, other = here.at(theta), there.at(theta.cuda())
+    for name in ("loss", "gradient", "covariance_diagonal", "diagonal_estimate"):
+        close(getattr(one, name), getattr(other, name).cpu())
+
+
+@pytest.mark.slow
+def test_the_probes_bias_is_of_the_order_of_the_substep_and_extrapolated_away():
+    problem = digits_small(examples=30)
+    method = RMSprop(**problem.suggested["rmsprop"].options)
+    oracle, paths = problem.oracle, 1024
+    start = method.initial(oracle.at(problem.theta0[None]))
+    start = type(start)(*(x.expand(paths, -1) for x in start))
+    sdes = [method.sde(replace(oracle, diagonal=kind)) for kind in ("exact", "probe")]
+
+    def bias(substeps):
+        """Probe less exact in mean u on the same Brownian paths, of the fine and the extrapolated solution."""
+        generator, h, solved = gen(), method.time_step, [[start, start] for _ in sdes]
+        with torch.no_grad():
+            for k in range(8):
+                fine = draw_increments(generator, substeps, h / substeps, paths, oracle.noise_dim, F64)
+                for sde, pair in zip(sdes, solved, strict=True):
+                    pair[:] = [euler(sde, k * h, x, dw) for x, dw in zip(pair, (fine, fine.halved()), strict=True)]
+        exact, probe = ([x.u.mean(1) for x in pair] for pair in solved)
+        return probe[0] - exact[0], 2 * (probe[0] - exact[0]) - (probe[1] - exact[1])
+
+    def z(difference):
+        return float(difference.mean() / (difference.std() / math.sqrt(paths)))
+
+    (two, corrected), (four, _) = bias(2), bias(4)
+    assert z(two) < -8  # it is there, and halves
+    assert 0.35 < float(four.mean() / two.mean()) < 0.65
+    assert abs(z(corrected)) < 4.5

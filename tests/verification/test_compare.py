@@ -328,3 +328,17 @@ def test_bad_arguments_are_refused_before_any_path_runs(options, message, monkey
     monkeypatch.setattr(processes, "run_chunks", None)
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+def test_what_is_only_shown_is_in_the_means_and_in_nothing_else():
+    given = {"theta0": [START], "steps": 4, "times": 2, "paths": 128, "test_functions": LINE_FUNCTIONS}
+    plain = compare(SGD(lr=0.4), LINE, **given)
+    found = compare(SGD(lr=0.4), LINE, shown={"positive": lambda x: (x.theta[:, 0] > 0).to(x.theta)}, **given)
+    assert found.names == (*plain.names, "positive")
+    np.testing.assert_array_equal(found.mean[:, :, :-1], plain.mean)
+    assert ((found.mean[:, :, -1] > 0.5) & (found.mean[:, :, -1] <= 1)).all()
+    assert found.distances == plain.distances
+    assert (found.verdict, found.message) == (plain.verdict, plain.message)
+    assert found.config["shown"] == ["positive"]
+    with pytest.raises(ValueError, match=r"`shown` must not repeat a test function or a metric; got 'theta_0'\."):
+        compare(SGD(lr=0.4), LINE, shown={"theta_0": lambda x: x.theta[:, 0]}, **given)
