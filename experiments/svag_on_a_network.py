@@ -15,7 +15,7 @@ import time
 import numpy as np
 from claims import Claim, arguments, conclude, decide, joint
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import sdeadapt as sa
 from sdeadapt.oracles import Amplified
@@ -103,9 +103,9 @@ def draw(base, large):
                             label=f"ℓ = {multiplier}" + (" (Adam)" if multiplier == 1 else ""))  # fmt: skip
             if name not in ("test_accuracy", "theta_norm_squared"):
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                ax.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-                ax.tick_params(which="minor", labelsize=7)
+                ax.yaxis.set_minor_formatter(NullFormatter())
             ax.grid(alpha=0.3)
             if setting is base:
                 ax.set_title(label)
