@@ -157,7 +157,8 @@ def _pass(
         edge = max(edge, *(one.edge for one in found))
         chains.append(torch.cat([one.phi for one in found]))
         if i == 0:
-            shared = all(one.begin == one.start for one in levels) and _same_sde(levels, way.rows(laws[level.start]))
+            rows = way.rows(laws[level.records[-1]])
+            shared = all(one.begin == one.start for one in levels) and _same_sde(levels, rows)
         if known is None and (i == 0 or not shared):
             solutions.append(_solve(level, way, laws[level.start], resolution.euler))
     chain = torch.stack(chains).numpy()
