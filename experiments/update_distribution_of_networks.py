@@ -37,9 +37,9 @@ def studies(smoke):
     given = {"copies": 8, "looks": (1, 2, 3, 5)} if smoke else {"copies": 96}
     tanh = {"MLP, tanh": NETWORKS["MLP, tanh"]}
     return {
-        "trained": network_updates(NETWORKS, lr=LR, tolerance=TOLERANCE, rng=0, **given),
-        "frozen": network_updates(NETWORKS, lr=0.0, tolerance=TOLERANCE, rng=1, **given),
-        "large_batch": network_updates(tanh, lr=0.0, batch_size=512, tolerance=TOLERANCE, rng=2, **given),
+        "trained": network_updates(NETWORKS, lr=LR, tolerance=TOLERANCE, rng=10, **given),
+        "frozen": network_updates(NETWORKS, lr=0.0, tolerance=TOLERANCE, rng=11, **given),
+        "large_batch": network_updates(tanh, lr=0.0, batch_size=512, tolerance=TOLERANCE, rng=12, **given),
     }
 
 
