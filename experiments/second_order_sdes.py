@@ -81,7 +81,7 @@ def draw(reports):
         orders(bottom, report, (1, 2))
         top.set_title(f"{name}\n{report.verdict.value}", fontsize=10)
         top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
-        bottom.set(ylim=(0.8, 2.6), xlabel="time step h")
+        bottom.set(ylim=(0.5, 2.6), xlabel="time step h")
         top.legend(frameon=False, fontsize=7)
     axes[0, 0].set_ylabel("e(h) / h², as a share of its finest value")
     axes[1, 0].set_ylabel("local order")

@@ -35,6 +35,7 @@ __all__ = ["Cloud", "Frame", "Moving"]
 _BLOCK = 1 << 20  # numbers held at a time
 _THIN = 1e-4  # least spread of a coordinate beside those before it, as a share of its own
 _POINT = 1e-10  # least spread at all, relative to the mean
+_SQUARES = ("u", "q")  # what methods call their averages of squares
 _LEAST = 1e-3  # of an average of squares, as a share of its mean: Euler steps can make it negative
 _MANY = 16  # nodes of an axis from which on the frame is wider: high polynomials see the tails
 
@@ -116,7 +117,7 @@ class Frame:
         root = _root((about * cloud.weights) @ about.T, mean.abs())
         xi = torch.linalg.solve_triangular(root, about, upper=False)
         far = (xi.abs() > self.radius).any(0)
-        moved = cloud.moved + float(cloud.weights[far].abs().sum())
+        moved = cloud.moved + abs(float(cloud.weights[far].sum()))
         nodes = mean[:, None] + root @ self._nodes
         rows = tuple(x.exp() if log else x for x, log in zip(nodes, self.logs, strict=True))
         return Cloud(rows, self._weights(xi.clamp_(-self.radius, self.radius), cloud.weights), moved)
@@ -171,7 +172,7 @@ class Moving(Propagation):
     def __init__(self, levels: tuple[Level, ...], resolution: Resolution) -> None:
         assert resolution.points is not None
         assert resolution.radius is not None
-        logs = tuple(name == "u" for name in levels[0].initial._fields)
+        logs = tuple(name in _SQUARES for name in levels[0].initial._fields)
         self.frame = Frame(resolution.points, logs, resolution.radius)
         self.units = math.gcd(*(level.records[-1] for level in levels))
 
