@@ -19,7 +19,6 @@ from sdeadapt.oracles.base import Local
 from sdeadapt.text import duration, short, table
 from sdeadapt.verification.resolution import Resolution
 
-PLANE = Resolution(points=(48, 24), nodes=32)
 COARSE = {1: (16,), 2: (16, 8), 3: (10, 8, 6)}
 
 
@@ -30,7 +29,7 @@ class Study(NamedTuple):
     oracle: Oracle
     options: Mapping[str, Any]
     expected: str = "CONFIRMED"
-    resolution: Resolution = PLANE
+    resolution: Resolution = Resolution()
 
 
 @dataclass(frozen=True, eq=False, init=False)

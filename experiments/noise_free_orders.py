@@ -1,9 +1,9 @@
-r"""Weak orders to .01 without a random number: SGD in both of its families, RMSprop on a rippled problem.
+r"""Weak orders to .01 without a random number: SGD in both of its families, RMSprop and Adam on a rippled problem.
 
 SGD on Li, Tai and E's quadratic, by exact moments: against closed forms of E f; with fixed noise the SDE has order 1,
 the one of second order 2, and the ODE 1 too; with a fixed SDE (SVAG) the ODE leaves a plateau and the second-order SDE
-has order 1 only. RMSprop (new and old v) by quadrature, on a loss that is not quadratic with a
-covariance that depends on theta.
+has order 1 only. RMSprop and Adam (new and old v, Adam with bias correction from t0 = 1) by quadrature, on a loss that
+is not quadratic with a covariance that depends on theta.
 
     python experiments/noise_free_orders.py --out results/noise_free_orders
 """
@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from noise_free import Study, orders, panels, parse, run, scaled
 
-from sdeadapt import SGD, ItoSDE, RMSprop
+from sdeadapt import SGD, Adam, ItoSDE, RMSprop
 from sdeadapt.methods.sgd import SGDPoint
 from sdeadapt.oracles.analytic import Rippled, constant_noise
 
@@ -27,6 +27,18 @@ def ode(method, oracle):
     return ItoSDE(
         lambda t, x: (SGDPoint(-oracle.at(x.theta).gradient), lambda dw: SGDPoint(None)), oracle.noise_dim, SGDPoint
     )
+
+
+class Halved(Adam):
+    """Adam whose multipliers divide h."""
+
+    def refinement(self, multiplier):
+        return multiplier
+
+
+def adam(h, v):
+    """Constants in SDE time: c1 = .5, c2 = .25, eps0 = 1."""
+    return Halved(math.sqrt(h), 1 - 0.5 * h, 1 - 0.25 * h, 1 / math.sqrt(h), denominator=v)
 
 
 def second(method, oracle):
@@ -43,6 +55,9 @@ def studies():
            "test_functions": [*FUNCTIONS, "noise_trace", "mean_u"]}  # fmt: skip
     new, old = (RMSprop(math.sqrt(h), 1 - 0.3 * h, 0.3 / math.sqrt(h), denominator=v) for v in ("new", "old"))
     rippled = Rippled(1 / math.sqrt(h), noise="gaussian")
+    corrected = {"theta0": [1.0], "start": 1.0, "horizon": 2.0, "refine": "noise", "multipliers": (1, 2, 4, 8, 16),
+                 "initial": {"m": [0.7], "u": [0.7]},
+                 "test_functions": [*FUNCTIONS, "noise_trace", "mean_u", "m_norm_squared"]}  # fmt: skip
     return {
         "SGD, step": Study(sgd, problem, step),
         "SGD, step, order 2": Study(sgd, problem, step | {"order": 2}),
@@ -52,6 +67,8 @@ def studies():
         "SGD, svag, second-order SDE": Study(sgd, problem, svag | {"sde": second}),
         "RMSprop, new v": Study(new, rippled, rms),
         "RMSprop, old v": Study(old, rippled, rms),
+        "Adam, new v": Study(adam(1 / 8, "new"), Rippled(math.sqrt(8), noise="gaussian"), corrected),
+        "Adam, old v": Study(adam(1 / 8, "old"), Rippled(math.sqrt(8), noise="gaussian"), corrected),
     }
 
 
@@ -98,7 +115,7 @@ def main(argv=None):
         j = both[0].names.index("loss")
         ratio = abs(both[1].error[j, -1] / both[0].error[j, -1])
         print(f"Under SVAG the second-order SDE is {ratio:.1f} times as far off as the first-order one, in E f")
-    shown = ("SGD, step", "SGD, step, order 2", "RMSprop, new v", "RMSprop, old v")
+    shown = ("SGD, step", "SGD, step, order 2", "RMSprop, new v", "Adam, new v", "Adam, old v")
     drawn = {name: reports[name] for name in shown if name in reports}
     draw(drawn or reports).savefig(options.out / "noise_free_orders.png", dpi=130)
     return 0 if options.smoke or (good and worst < 1e-10) else 1

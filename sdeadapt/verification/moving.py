@@ -35,6 +35,7 @@ __all__ = ["Cloud", "Frame", "Moving"]
 _BLOCK = 1 << 20  # numbers held at a time
 _THIN = 1e-4  # least spread of a coordinate beside those before it, as a share of its own
 _POINT = 1e-10  # least spread at all, relative to the mean
+_SQUARES = ("u", "q")  # what methods call their averages of squares
 _LEAST = 1e-3  # of an average of squares, as a share of its mean: Euler steps can make it negative
 _MANY = 16  # nodes of an axis from which on the frame is wider: high polynomials see the tails
 
@@ -83,6 +84,11 @@ class Frame:
         return torch.stack([x.reshape(-1) for x in torch.meshgrid(*axes, indexing="ij")])
 
     @cached_property
+    def _values(self) -> list[Tensor]:
+        """The polynomials at the nodes of each axis."""
+        return [_hermite(x, len(x)) for x, _ in self._rules]
+
+    @cached_property
     def _gaussian(self) -> Tensor:
         """The Gaussian weights, (N,)."""
         weights = torch.ones(1, dtype=torch.float64)
@@ -111,7 +117,7 @@ class Frame:
         root = _root((about * cloud.weights) @ about.T, mean.abs())
         xi = torch.linalg.solve_triangular(root, about, upper=False)
         far = (xi.abs() > self.radius).any(0)
-        moved = cloud.moved + float(cloud.weights[far].abs().sum())
+        moved = cloud.moved + abs(float(cloud.weights[far].sum()))
         nodes = mean[:, None] + root @ self._nodes
         rows = tuple(x.exp() if log else x for x, log in zip(nodes, self.logs, strict=True))
         return Cloud(rows, self._weights(xi.clamp_(-self.radius, self.radius), cloud.weights), moved)
@@ -128,8 +134,8 @@ class Frame:
             last = (product @ values[-1].T) if len(values) > 1 else product.sum(1)
             moments += last.reshape(self.points)
         moments *= self._kept
-        for axis, (x, _) in enumerate(self._rules):
-            moments = torch.movedim(torch.tensordot(_hermite(x, len(x)), moments, ([0], [axis])), 0, axis)
+        for axis, values in enumerate(self._values):
+            moments = torch.movedim(torch.tensordot(values, moments, ([0], [axis])), 0, axis)
         return moments.reshape(-1) * self._gaussian
 
 
@@ -166,7 +172,7 @@ class Moving(Propagation):
     def __init__(self, levels: tuple[Level, ...], resolution: Resolution) -> None:
         assert resolution.points is not None
         assert resolution.radius is not None
-        logs = tuple(name == "u" for name in levels[0].initial._fields)
+        logs = tuple(name in _SQUARES for name in levels[0].initial._fields)
         self.frame = Frame(resolution.points, logs, resolution.radius)
         self.units = math.gcd(*(level.records[-1] for level in levels))
 

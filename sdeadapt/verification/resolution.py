@@ -15,7 +15,7 @@ _POINTS = {
     (2, False): {"theta": 60, "u": 24, "": 40},
     (1, True): {"theta": 24},
     (2, True): {"theta": 20, "u": 10, "": 16},
-    (3, True): {"theta": 12, "u": 6, "": 12},
+    (3, True): {"theta": 12, "u": 8, "q": 8, "": 12},
 }
 _NODES = {(1, False): 24, (2, False): 32, (1, True): 16, (2, True): 14, (3, True): 10}
 _RADIUS = {False: 6.5, True: 10.0}

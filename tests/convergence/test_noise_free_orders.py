@@ -81,7 +81,7 @@ def check(report):
 
 @pytest.mark.parametrize("denominator", ["new", "old"])
 def test_rmsprop_has_order_1(denominator):
-    """h = 2^-3 to 2^-10, in 9.5 s of one core on a machine that is shared."""
+    """h = 2^-3 to 2^-10."""
     report = rmsprop(denominator, 8)
     check(report)
     assert all(0.98 <= t.coarse_orders[-2] <= 1.02 for t in report.tests)
@@ -135,5 +135,5 @@ def test_stored_exact_sequences_are_this_estimator_s():
         initial={"u": [2.0]}, refine="noise", multipliers=(1, 2, 4, 8),
         test_functions={name: FUNCTIONS[name] for name in ("theta", "theta^2", "u", "cos theta")},
     )  # fmt: skip
-    assert report.error == pytest.approx(stored, abs=5e-6)
-    assert (np.abs(report.error - stored) <= 2 * report.sem).all()
+    assert report.error == pytest.approx(stored, abs=1e-6)
+    assert (np.abs(report.error - stored) <= 2 * report.sem + 1e-8).all()  # the stored ones are good to 1e-8

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from sdeadapt import verify
+from sdeadapt import Budget, verify
 from sdeadapt.methods import Adam, RMSprop
 from sdeadapt.methods.rmsprop import RMSpropPoint
 from sdeadapt.oracles.analytic import Quadratic
 from sdeadapt.oracles.base import Local
 from sdeadapt.verification.moving import Cloud, Frame
+from sdeadapt.verification.resolution import Resolution
 
 FUNCTIONS = {
     "theta": lambda x: x.theta[:, 0],
@@ -67,6 +68,9 @@ class Halved(RMSprop):
 
     def refinement(self, multiplier):
         return multiplier
+
+
+QUICK = Budget(resolution=Resolution((14, 7), nodes=8, euler=4))
 
 
 def rmsprop(h):
@@ -137,7 +141,7 @@ def test_a_third_moment_takes_order_2_away():
 def test_its_coefficient_is_that_of_the_third_moment():
     """h = 2^-6 to 2^-11: E theta is refuted too, and error / h tends to (shared − independent) / h within 5 %."""
     h = 2**-6
-    report = study(rmsprop(h), Bent(1 / math.sqrt(h)), multipliers=(1, 2, 4, 8, 16, 32))
+    report = study(rmsprop(h), Bent(1 / math.sqrt(h)), multipliers=(1, 2, 4, 8, 16, 32), budget=QUICK)
     assert {name for name, s in status(report).items() if s == "violated"} == {"theta", "theta^2", "cos theta sqrt u"}
     coefficient = at_zero(report.error / report.h, report.h)
     few = 2.0 ** -np.arange(3, 7)

@@ -12,6 +12,7 @@ import pytest
 from sdeadapt import Budget, verify
 from sdeadapt.methods import RMSprop
 from sdeadapt.oracles.analytic import Quadratic
+from sdeadapt.oracles.noise import TwoPoint
 from sdeadapt.verification.resolution import Resolution
 
 FUNCTIONS = {"theta^2": lambda x: x.theta[:, 0] ** 2, "u": lambda x: x.u[:, 0]}
@@ -59,3 +60,27 @@ def test_svag_leaves_no_plateau():
     assert found[-1] < 0.02
     fixed = shares(study(2**-5, "exponential", (36, 24), multipliers=(1, 2, 4, 8)), "theta^2")
     assert (fixed > 0.4).all()  # the twin
+
+
+def low_skewness(method, oracle, r):
+    """The two-point law whose skewness is 2 sqrt(h) at every level."""
+    h = method.time_step / r
+    return method.rescaled(1 / r), Quadratic(1.0, 1.0, oracle.scale * math.sqrt(r), TwoPoint(2 * math.sqrt(h)))
+
+
+@pytest.mark.slow
+def test_a_skewness_that_falls_with_the_root_of_h_gives_order_one():
+    """The "low skewness" of Malladi et al.; the twin has the same first level and keeps its law."""
+    h = 2**-5
+    noise = TwoPoint(2 * math.sqrt(h))
+    falls, stays = (
+        study(h, noise, (14, 7), refine=refine, horizon=1.0, multipliers=(1, 2, 4))
+        for refine in (low_skewness, "noise")
+    )
+    assert falls.noise_free
+    assert falls.verdict.value == "CONFIRMED", falls.message
+    assert orders(falls, "theta^2")[-1] == pytest.approx(1, abs=0.02)
+    assert orders(falls, "u")[-1] == pytest.approx(1, abs=0.02)
+    assert shares(falls, "theta^2")[-1] < 0.02
+    assert stays.verdict.value == "REFUTED"
+    assert (orders(stays, "theta^2") < 0.8).all()
