@@ -104,7 +104,7 @@ def draw(net, own, wrong, effect):
     """Scaled errors on the network; on the logistic problem the error of the sum's variance under both SDEs."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    scaled_errors(net, left)
+    scaled_errors(net, left).legend(frameon=False, fontsize=8, loc="center right")
     left.set_title(f"SGD on a network of 68 parameters: {net.verdict.value}", fontsize=10)
     for report, colour, label in ((own, "#2166ac", "own SDE"), (wrong, "#b2182b", "diag Σ in place of Σ")):
         test = next(t for t in report.tests if t.name == "sum_variance")

@@ -151,14 +151,14 @@ class CompareOptions(SdeOptions):
         times: SDE times to look at; or, as a single whole number, how many.
         quantiles: levels in (0, 1).
         closeness: C, the factor asked for.
-        paths: of each process.
+        paths: of each process; by default 1024, or fewer where the problem says so.
         keep_paths: how many paths are kept as they are.
     """
 
     times: int | tuple[float, ...] | None = 50
     quantiles: tuple[float, ...] = (0.05, 0.5, 0.95)
     closeness: float = 2**0.5
-    paths: int = 1024
+    paths: int | None = None
     keep_paths: int = 8
 
 

@@ -163,7 +163,7 @@ def adam_field(
         oracle: what gives the gradients; it needs to sample, no more.
         theta: (dim,).
         steps: iterations that are averaged over, after those left out.
-        samples: independent runs; pairs of them, with opposite noise, where the oracle couples.
+        samples: independent runs, >= 8; pairs of them, with opposite noise, where the oracle couples.
         tolerance: of beta^k, in (0, 1).
         rng: a whole number or a SeedSequence; nothing global is read.
         run: where and how.
@@ -172,7 +172,7 @@ def adam_field(
         The estimate with its standard error and the bound on its truncation.
 
     Raises:
-        ValueError: if an argument is wrong, or every gradient of a run is 0.
+        ValueError: if an argument is wrong, draws depend on each other, or every gradient of a run is 0.
 
     Example:
         >>> from sdeadapt.oracles.analytic import Quadratic
@@ -185,10 +185,12 @@ def adam_field(
 
     Dereich, Jentzen 2024 (arXiv 2407.21078); Dereich, Jentzen, Kassing 2025 (arXiv 2511.04622).
     """
-    if not isinstance(method, Adam | RMSprop) or type(method) not in (Adam, RMSprop):
+    if type(method) is not Adam and type(method) is not RMSprop:
         raise ValueError(f"`method` must be an Adam or an RMSprop; got {type(method).__name__}.")
+    if not oracle.independent:
+        raise ValueError("`oracle` must draw independently; got one that does not. Use sampling='replacement'.")
     check_integer("steps", steps)
-    check_integer("samples", samples, minimum=2)
+    check_integer("samples", samples, minimum=8)
     weights = averages(method)
     beta1, beta2 = (method.beta1, method.beta2) if isinstance(method, Adam) else (0.0, method.beta)
     reach = largest_step(beta1, beta2)
@@ -213,33 +215,32 @@ def adam_field(
     if not np.isfinite(moments.mean).all():
         raise ValueError("`oracle` must give a finite gradient other than 0 in every run, or F is 0/0; it did not.")
     mean, average, square, inverse, steep = moments.mean.reshape(5, -1)
+    k = burn_in + 1 + np.arange(steps)
+    sums = 1 - np.array([np.mean(beta1**k), np.mean(beta2**k)])  # of the weights in m and v
+    square = square / sums[1]
     late = 0.5 * beta2**burn_in * square
     truncation = reach * (late * inverse + beta1**burn_in * np.sqrt(square * inverse))
     if method.denominator == "old":
         truncation = beta1 * truncation + (1 - beta1) * late * np.sqrt(square) * steep
-    k = burn_in + 1 + np.arange(steps)
-    known = _known_means(oracle, point, [1 - np.mean(beta**k) for beta in (beta1, beta2)])
-    covariance = np.moveaxis(
-        np.diagonal(moments.covariance.reshape(5, oracle.dim, 5, oracle.dim), axis1=1, axis2=3), 2, 0
-    )
-    variance, shared = covariance[:, 0, 0], covariance[:, 0, 1:3]
-    slopes = np.zeros_like(shared)
-    if known is not None:
-        slopes = np.einsum("ijk,ik->ij", np.linalg.pinv(covariance[:, 1:3, 1:3], hermitian=True), shared)
-        mean = mean - (slopes * (np.stack([average, square], 1) - known)).sum(1)
-    left = np.maximum(variance - (slopes * shared).sum(1), 0.0)
+    covariance = np.einsum("idjd->dij", moments.covariance.reshape(5, oracle.dim, 5, oracle.dim))
+    left = variance = covariance[:, 0, 0]
+    if (known := _known_means(oracle, point)) is not None:
+        slopes = np.einsum("dij,dj->di", np.linalg.pinv(covariance[:, 1:3, 1:3], hermitian=True), covariance[:, 0, 1:3])
+        mean = mean - (slopes * (np.stack([average, square * sums[1]], 1) - known * sums)).sum(1)
+        explained = (slopes * covariance[:, 0, 1:3]).sum(1)
+        left = np.maximum(variance - explained, 0.0) * (moments.n - 1) / (moments.n - 3)
     return Field(
         theta=point.double().cpu().numpy(), mean=mean, sem=np.sqrt(left / moments.n), truncation=truncation,
         burn_in=burn_in, n=moments.n, gain=np.divide(variance, left, out=np.ones_like(left), where=left > 0),
     )  # fmt: skip
 
 
-def _known_means(oracle: Oracle, theta: Tensor, weights: list[float]) -> np.ndarray | None:
-    """Return E m and E v, (dim, 2), of averages whose weights have these sums; None where they are not declared."""
+def _known_means(oracle: Oracle, theta: Tensor) -> np.ndarray | None:
+    """Return E g and E g² at theta, (dim, 2), or None where the oracle does not declare them."""
     local = oracle.at(theta[None])
     try:
         gradient = local.gradient
         square = gradient.square() + oracle.scale**2 * local.covariance_diagonal
     except NotDeclared:
         return None
-    return torch.cat([gradient, square]).T.double().cpu().numpy() * weights
+    return torch.cat([gradient, square]).T.double().cpu().numpy()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdeadapt.oracles.base import Oracle
 from sdeadapt.oracles.sampling import Minibatch
+from sdeadapt.verification.noise_to_signal import separate
 
 __all__ = [
     "BLOCKS",
@@ -62,6 +63,9 @@ class Shape(NamedTuple):
         to 0: it is infinite where 0 is not excluded. The lower one is the clipped noise's. Clipping lowers a kurtosis,
         as $\min(x^2, c)/x^2$ falls in $x^2$ (the star order implies Lorenz's: Shaked and Shanthikumar 2007, Stochastic
         Orders, Section 4.B), and its estimate is normal whatever the tails.
+
+        No sample bounds a tail that it has not drawn. At 4,096 draws upper bounds meant to miss in 5 % of reports did
+        so in 3 % for a Gaussian, in 11 % for an exponential law, in 81 % for Student's with 5 degrees of freedom.
         """
         kurtosis = self.excess + 3
         rest = 1 - z * self.excess_sem / kurtosis
@@ -122,28 +126,20 @@ def _jackknife(without: Tensor) -> Tensor:
 def noise_and_signal(blocks: Blocks) -> tuple[Tensor, Tensor]:
     r"""Return unbiased estimates of $N = \sigma^2\,\mathrm{Tr}\,\Sigma$ and $G = |\nabla f|^2$, with their covariance.
 
-    $G = (n|\bar g|^2 - \overline{|g|^2})/(n-1)$ and $N = \overline{|g|^2} - G$ over n gradients.
-
     Returns:
-        (N, G), and their jackknife covariance (2, 2), too large rather than too small where the gradient vanishes.
+        (N, G) of `separate`, and their jackknife covariance (2, 2), too large rather than too small where the gradient
+        vanishes.
 
     Example:
         >>> g = torch.randn(64, 1, 2, generator=torch.Generator().manual_seed(0)).double() + torch.tensor([3.0, 0.0])
         >>> found, covariance = noise_and_signal(Blocks(g.sum(1), g.square().sum(1), 1))
         >>> ((found - torch.tensor([2.0, 9.0])).abs() < 4 * covariance.diagonal().sqrt()).tolist()
         [True, True]
-
-    Li, Malladi, Arora 2021 (arXiv 2102.12470), Section 5.
     """
     total, squares, count = blocks.total.sum(0), blocks.squares.sum(1), len(blocks.total) * blocks.size
-
-    def both(norm: Tensor, square: Tensor, n: int) -> Tensor:
-        signal = (norm - square) / (n * (n - 1))
-        return torch.stack([square / n - signal, signal], -1)
-
     norms = (total - blocks.total).square().sum(1)
-    without = both(norms, squares.sum() - squares, count - blocks.size)
-    return both(total.square().sum(), squares.sum(), count), _jackknife(without)
+    without = separate(norms, squares.sum() - squares, count - blocks.size)
+    return torch.stack(separate(total.square().sum(), squares.sum(), count)), _jackknife(torch.stack(without, 1))
 
 
 def l1_norms(blocks: Blocks) -> tuple[Tensor, Tensor]:
@@ -235,16 +231,13 @@ def exact_shape(oracle: Oracle, theta: Tensor, directions: Tensor) -> Shape:
     """
     assert isinstance(oracle, Minibatch)
     single = oracle.with_batch(1)
-    draws, weights = single.rule(2)
     local = single.at(theta)
+    every = torch.arange(oracle.examples, device=theta.device)[:, None]
     rows = max(1, _BYTES // single.bytes_per_path)
-    x = torch.cat([single.sample(local, part).double() @ directions for part in draws.split(rows)])
-    weights = weights.double()
-    x = x - weights @ x
-    second, third, fourth = (weights @ x.pow(p) for p in (2, 3, 4))
-    second = _resolved(second)
-    skewness = third / second**1.5 / oracle.batch_size**0.5
-    excess = (fourth / second.square() - 3) / oracle.batch_size
+    x = torch.cat([single.sample(local, part).double() @ directions for part in every.split(rows)])
+    x = x - x.mean(0)
+    skewness, _, kurtosis, _ = _moments(x / _resolved(x.square().mean(0)).sqrt())
+    skewness, excess = skewness / oracle.batch_size**0.5, (kurtosis - 3) / oracle.batch_size
     nothing = torch.zeros_like(excess)
     found = (skewness, nothing, skewness * (excess + 3) ** -0.75, nothing, excess, nothing, excess, nothing)
     return Shape(*(part.cpu().numpy() for part in found))

@@ -263,7 +263,7 @@ class NoiseReport(Saved):
         ratio = np.where(dominance.judged, dominance.low[:, 0], np.inf).min()
         most = [max(float(np.nanmax(np.fmax(a.high, -a.low), initial=0)), 0) for a in shapes]
         return (
-            f"noise dominates the signal (N/G is {_about(self.declared, 'at least')}{short(float(ratio))}, and "
+            f"noise dominates the signal (N/G is at least {short(float(ratio))}, and "
             f"C = {short(self.config['closeness'])} needs {short(dominance.region[0])}), and of skewness and excess "
             f"kurtosis at most {short(most[0], 2)} and {short(most[1], 2)} are left in {short(self.config['window'])} "
             f"draws ({short(self.config['tolerance'])} is allowed)."
@@ -271,7 +271,7 @@ class NoiseReport(Saved):
 
     def _about(self, assumption: Assumption, which: Verdict) -> str:
         at = [t for t, v in enumerate(assumption.verdicts) if v is which]
-        t = max(at, key=lambda t: _excess(assumption, t, assumption.worst(t)))
+        t = max(at, key=lambda t: _severity(assumption, t, assumption.worst(t)))
         case = assumption.worst(t)
         value, low, high = (float(a[t, case]) for a in (assumption.value, assumption.low, assumption.high))
         often = f" (and at {len(at) - 1} more of {len(self.steps)} times)" if len(at) > 1 else ""
@@ -283,9 +283,10 @@ class NoiseReport(Saved):
             return f"{what}: N/G = {short(value)}{sure} {where}, and {needs}"
         what = "skewness" if assumption.name == SKEWNESS else "excess kurtosis"
         direction = self.directions[case % len(self.directions)]
+        cases = assumption.outside[t] if which is Verdict.REFUTED else ~assumption.inside[t]
         return (
             f"{what} {short(value)}{sure} is left in {short(self.config['window'])} draws, in direction {direction} "
-            f"{where}, and {short(self.config['tolerance'])} is allowed"
+            f"({cases.sum()} of {cases.size}) {where}, and {short(self.config['tolerance'])} is allowed"
         )
 
     # --- text
@@ -361,19 +362,17 @@ class NoiseReport(Saved):
                 cells += [
                     self.directions[case % len(self.directions)],
                     _interval((low, high), float(assumption.value[t, case])),
+                    f"{assumption.inside[t].sum()}/{assumption.value.shape[1]}",
                     _word(assumption.verdicts[t]),
                 ]
             rows.append(cells)
         n = short(self.config["window"])
-        header = ["step", "worst in", f"skewness / sqrt({n})", SKEWNESS, "worst in", f"excess / {n}", MOMENTS]
+        header = ["step", "worst in", f"skewness / sqrt({n})", "inside", SKEWNESS,
+                  "worst in", f"excess / {n}", "inside", MOMENTS]  # fmt: skip
         return table(header, rows, indent="")
 
 
-def _about(exact: bool, word: str) -> str:
-    return "" if exact else f"{word} "
-
-
-def _excess(assumption: Assumption, time: int, case: int) -> float:
+def _severity(assumption: Assumption, time: int, case: int) -> float:
     """Return how far a case lies outside the region, in units of its edge."""
     a, b = assumption.region
     value = float(assumption.value[time, case])

@@ -67,7 +67,7 @@ class _Job:
         for m, x in enumerate(updates(gradients(), self.beta), 1):
             if m in self.looks:
                 looked.append(_measure(x[:, columns].contiguous(), torch.as_tensor(self.edges[len(looked)])))
-            theta = theta - self.lr * x.nan_to_num(0.0)  # 0 / 0, where every gradient was 0: eps would make it 0
+            theta = theta - self.lr * x.nan_to_num(0.0, 0.0, 0.0)  # divided by 0: any eps would make it 0
             if m == self.looks[-1]:
                 return torch.stack(looked, 1).cpu().numpy()
         raise AssertionError  # gradients do not end
@@ -88,14 +88,14 @@ def _columns(oracle: Network, layer: str | None) -> slice:
 
 def _measure(x: Tensor, edges: Tensor) -> Tensor:
     """Return shares per bin, E|X|, E X², the share of zeros and that of no update at all, (copies, bins + 4)."""
-    moving = ~x.isnan()
+    moving = x.isfinite()  # else every square so far is 0
     count = moving.double().sum(1).clamp_min(1)
     bins = (
         torch.bucketize(x.double(), edges.to(x.device))
         + (len(edges) + 1) * torch.arange(len(x), device=x.device)[:, None]
     )
     counts = torch.bincount(bins[moving], minlength=len(x) * (len(edges) + 1)).view(len(x), -1)
-    size = x.double().abs().nan_to_num(0.0)
+    size = x.double().abs().nan_to_num(0.0, 0.0)
     moments = [size.sum(1) / count, size.square().sum(1) / count, (x == 0).sum(1) / count, 1 - moving.double().mean(1)]
     return torch.cat([counts / count[:, None], torch.stack(moments, 1)], 1)
 

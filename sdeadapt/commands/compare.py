@@ -23,7 +23,7 @@ def run(options: CompareOptions, plan: Mapping[str, Any] | None = None) -> int:
     from sdeadapt.report.comparison import comparison_figure
     from sdeadapt.verification.compare import compare
 
-    own = ("quantiles", "closeness", "paths", "keep_paths")
+    own = ("quantiles", "closeness", "keep_paths")
     with running(options) as (run, done):
         with checking():
             job = job_of(options)

@@ -117,7 +117,7 @@ def job_of(options: Options) -> dict[str, Any]:
         job |= {field: getattr(options, field) for field in ("start", "solver", "substeps", "refine")}
         job["multipliers"] = options.multipliers or suggestion.multipliers
         if isinstance(options, CompareOptions):
-            job["shown"] = problem.shown
+            job |= {"shown": problem.shown, "paths": problem.paths if options.paths is None else options.paths}
         job["sde"] = None if options.sde is None else find("sde", options.sde, {})
     return job
 

@@ -42,6 +42,7 @@ class Problem:
         about: one sentence.
         suggested: method (in the registry's spelling) -> what fits; the first one is the default.
         shown: further test functions, which `compare` shows and does not judge.
+        paths: of each process, for `sdeadapt compare`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Problem:
     about: str = ""
     suggested: Mapping[str, Suggestion] = field(default_factory=dict)
     shown: Mapping[str, TestFunction] = field(default_factory=dict)
+    paths: int = 1024
 
 
 def adaptive(

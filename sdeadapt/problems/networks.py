@@ -90,6 +90,7 @@ def _on_images(
         about=f"{what} with {oracle.dim:,} parameters on {examples:,} images of digits, batches of {batch_size}",
         suggested=_SUGGESTED,
         shown={"test_accuracy": Accuracy(oracle.predict, test_x, test_labels)},
+        paths=128,
     )
 
 
@@ -139,7 +140,7 @@ def digits_mlp(
 def digits_cnn(
     *,
     channels: int = 8,
-    examples: int = 1000,
+    examples: int = 200,
     batch_size: int = 4,
     sampling: str = "replacement",
     diagonal: str = "probe",

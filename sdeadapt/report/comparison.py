@@ -129,6 +129,8 @@ def comparison_figure(report: ComparisonReport, names: Sequence[str] | None = No
     for ax in figure.axes:
         ax.tick_params(labelsize=8)
         ax.margins(x=0)
+        ax.locator_params(axis="x", nbins=5)
+        ax.ticklabel_format(axis="x", scilimits=(-2, 4))
     first = figure.axes[0]
     low, high = report.quantile_levels[0], report.quantile_levels[-1]
     figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(report.processes),

@@ -6,11 +6,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdeadapt.simulation.paths import Level, run_paths
 from sdeadapt.simulation.randomness import Purpose, SeedTree
 
-__all__ = ["NoiseProbe", "noise_to_signal"]
+__all__ = ["NoiseProbe", "noise_to_signal", "separate"]
+
+
+def separate(norm: Tensor, squares: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    r"""Return unbiased estimates of $N = \sigma^2\,\mathrm{Tr}\,\Sigma$ and $G = |\nabla f|^2$ from n gradients g.
+
+    $G = (n|\bar g|^2 - \overline{|g|^2})/(n-1)$ and $N = \overline{|g|^2} - G$. Li, Malladi, Arora 2021 (arXiv
+    2102.12470), Section 5.
+
+    Args:
+        norm: $|\sum g|^2$, of any shape.
+        squares: $\sum |g|^2$, of the same shape.
+        n: independent gradients behind each, 2 or more.
+
+    >>> [float(x) for x in separate(torch.tensor(4.0), torch.tensor(10.0), 2)]  # g = -1 and 3
+    [8.0, -3.0]
+    """
+    signal = (norm - squares) / (n * (n - 1))
+    return squares / n - signal, signal
 
 
 def noise_to_signal(noise: np.ndarray, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,8 +60,7 @@ def noise_to_signal(noise: np.ndarray, signal: np.ndarray) -> tuple[np.ndarray, 
 class NoiseProbe:
     r"""Unbiased N and G along chains whose oracle only samples, from `draws` fresh minibatch gradients at a point.
 
-    $G = (n|\bar g|^2 - \overline{|g|^2})/(n-1)$ estimates $|\nabla f|^2$ and $N = \overline{|g|^2} - G$ estimates
-    $\sigma^2\,\mathrm{Tr}\,\Sigma$, at the chain's own batch. Li, Malladi, Arora 2021 (arXiv 2102.12470).
+    See `separate`; the batch is the chain's own.
 
     Args:
         levels: one per chain.
@@ -70,8 +88,11 @@ class NoiseProbe:
                 g = oracle.sample(oracle.at(theta), oracle.stream(generator, len(theta)).next())
                 total += g
                 squares += g.square().sum(-1)
-        n = self.draws
-        mean_square = squares / n
-        signal = (n * (total / n).square().sum(-1) - mean_square) / (n - 1)
-        both = torch.stack([mean_square - signal, signal]).double().reshape(2, *kept.shape[:2]).cpu().numpy()
+        both = (
+            torch.stack(separate(total.square().sum(-1), squares, self.draws))
+            .double()
+            .reshape(2, *kept.shape[:2])
+            .cpu()
+            .numpy()
+        )
         return both[0][np.isfinite(both).all((0, 2))], both[1][np.isfinite(both).all((0, 2))]

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sdeadapt import SGD, Adam, FadingAdam, RMSprop
 from sdeadapt.analysis.adam_field import adam_field, largest_step
+from sdeadapt.oracles import FromFunctions
 from sdeadapt.oracles.analytic import Quadratic
 from sdeadapt.oracles.base import Oracle
 from sdeadapt.oracles.noise import TwoPoint
@@ -26,6 +28,9 @@ METHODS = [
     Adam(0.1, 0.3, 0.4, 0.1),
     Adam(0.1, 0.3, 0.4, 0.1, denominator="old"),
 ]
+
+
+EPOCHS = FromFunctions(lambda x, y: ((x - y) ** 2).sum(), dim=1, data=torch.ones(8, 1), batch_size=2, sampling="epoch")
 
 
 def exactly(method, theta, length=16):
@@ -53,6 +58,16 @@ def test_it_is_the_sum_over_all_sequences(method):
     assert found.truncation[0] < 0.1 * found.sem[0]
 
 
+def test_the_standard_error_is_the_spread_of_the_estimate():
+    """Over 150 seeds, two-sided 1e-5; half of it fails."""
+    method, exact = METHODS[2], exactly(METHODS[2], 0.2)
+    found = [adam_field(method, ORACLE, [0.2], steps=8, samples=64, tolerance=1e-4, rng=seed) for seed in range(150)]
+    total = sum(((f.mean[0] - exact) / f.sem[0]) ** 2 for f in found)
+    low, high = stats.chi2.ppf([5e-6, 1 - 5e-6], 150)
+    assert low < total < high
+    assert 4 * total > high
+
+
 def test_the_bound_on_the_truncation_holds_and_is_no_empty_one():
     """beta^n = .3 leaves an error that is seen, below the bound; a tenth of the bound is exceeded."""
     method = RMSprop(0.1, 0.9, 0.0)
@@ -63,7 +78,7 @@ def test_the_bound_on_the_truncation_holds_and_is_no_empty_one():
 
 
 def test_without_noise_it_is_the_sign():
-    found = adam_field(Adam(0.1, 0.9, 0.99, eps=0.5), Quadratic([1.0, 4.0], [1.0, 1.0], 0.0), [1.0, -1.0], samples=2)
+    found = adam_field(Adam(0.1, 0.9, 0.99, eps=0.5), Quadratic([1.0, 4.0], [1.0, 1.0], 0.0), [1.0, -1.0], samples=8)
     np.testing.assert_allclose(found.mean, [1 / 1.5, -4 / 4.5], rtol=1e-5)
     assert (abs(found.mean - [1 / 1.5, -4 / 4.5]) <= found.truncation).all()
 
@@ -152,6 +167,7 @@ def test_the_example_of_the_documentation(capsys):
         ((FadingAdam(0.1), ORACLE, [0.0]), "got FadingAdam"),
         ((Adam(0.1, 0.9, 0.8), ORACLE, [0.0]), "`beta1` must be below the root of `beta2`"),
         ((Adam(0.1), ORACLE, [0.0, 1.0]), r"`theta` must be finite, of shape \(1,\)"),
+        ((Adam(0.1), EPOCHS, [0.0]), "`oracle` must draw independently"),
         ((RMSprop(0.1, 0.5, 0.0), Quadratic(1.0, 1.0, 0.0), [0.0]), "a finite gradient other than 0"),
     ],
 )

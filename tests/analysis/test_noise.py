@@ -189,6 +189,22 @@ def test_epochs_and_oracles_that_only_sample():
         assert report.ratio_bounds[0, 0] <= report.ratio[0] <= report.ratio_bounds[0, 1]
 
 
+def test_a_network_looked_at_whole_and_through_draws():
+    oracle = problems.digits_small(batch_size=2).oracle
+    whole, drawn = (
+        gradient_noise(SHORT, oracle, theta0=oracle.theta0, steps=0, draws=4096, exact=exact, directions=4)
+        for exact in (True, False)
+    )
+    assert whole.declared
+    assert whole.enumerated
+    low, high = drawn.ratio_bounds[0]
+    assert low < whole.ratio[0] < high < 1.3 * low
+    for exact, found in zip(whole.assumptions[1:], drawn.assumptions[1:], strict=True):
+        inner = slice(0, -1)  # the gradient's own direction is another one, of 64 draws
+        assert (found.low <= exact.value)[0, inner].all()
+        assert (exact.value <= found.high)[0, inner].all()
+
+
 def test_one_dimension_has_one_direction():
     report = gradient_noise(SHORT, Quadratic(1.0, 1.0, 2.0), theta0=[0.5], steps=0, draws=256)
     assert report.directions == ("theta_0", "gradient")

@@ -347,6 +347,18 @@ def test_on_a_gpu_it_is_the_same(module):
 
 
 @pytest.mark.slow
+def test_compiled_gradients_are_the_same_and_stay_behind_when_pickled():
+    plain, fused = make(), make(compiled=True)
+    theta, draw = near(plain), plain.stream(gen(), 3).next()
+    close(fused.sample(fused.at(theta), draw), plain.sample(plain.at(theta), draw))
+    close(
+        fused.sample_derivative(fused.at(theta), draw, theta), plain.sample_derivative(plain.at(theta), draw, theta)
+    )  # fmt: skip
+    assert "_gradients" in fused.__dict__
+    assert "_gradients" not in pickle.loads(cloudpickle.dumps(fused)).__dict__
+
+
+@pytest.mark.slow
 def test_the_probes_bias_is_of_the_order_of_the_substep_and_extrapolated_away():
     problem = digits_small(examples=30)
     method = RMSprop(**problem.suggested["rmsprop"].options)
