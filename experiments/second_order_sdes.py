@@ -64,7 +64,7 @@ def studies():
         "not quadratic, to 2^-11": Study(
             Halved(1 / 8, 1 - 0.3 / 64, 0.8, denominator="old"), Bent(8.0),
             common | {"refine": "noise", "steps": 64, "multipliers": (1, 2, 4, 8, 16, 32), "test_functions": every},
-            "REFUTED", Resolution((14, 7), nodes=8, euler=4),
+            "REFUTED", Resolution((14, 7), nodes=8, euler=32),
         ),
         "not quadratic, v frozen": Study(
             rmsprop(coarse, Halved, 1e-6), Bent(1 / math.sqrt(coarse)),

@@ -70,7 +70,7 @@ class Halved(RMSprop):
         return multiplier
 
 
-QUICK = Budget(resolution=Resolution((14, 7), nodes=8, euler=4))
+QUICK = Budget(resolution=Resolution((14, 7), nodes=8, euler=32))
 
 
 def rmsprop(h):

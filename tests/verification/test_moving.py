@@ -126,7 +126,7 @@ def test_adam_s_sde_has_its_moments():
                    initial={"m": [0.5], "u": [1.4]})  # fmt: skip
     way, multiples = Moving(found, MOVING), (1, 2, 3, 4, 6)
     start = dict(way.chain(found[0], 8))[found[0].start]
-    runs = [way.mean(found[0], law).phi for n in multiples for law in way.sde(found[0], start, n)]
+    runs = [way.mean(found[0], law).phi for n in multiples for law in way.sde(found[0], start, 16 * n)]
     solved = _neville([1 / n for n in multiples], runs).numpy()
     for sigma0, right in ((0.8, True), (0.81, False)):
         mean, second = reference_moments.adam(
