@@ -208,15 +208,15 @@ class Network(Minibatch):
 
     def describe(self) -> dict[str, Any]:
         """Return plain data that names the oracle: the module as torch prints it, digests of data and constants."""
-        state = self.module.state_dict()
-        loss = self.loss
+        frozen = {name: p for name, p in self.module.named_parameters() if not p.requires_grad}
+        loss = describe(self.loss)
+        if isinstance(self.loss, functools.partial):
+            loss = [describe(self.loss.func), describe(self.loss.keywords)]
         return {
             "class": "Network",
             "module": " ".join(repr(self.module).split()),
-            "constants": {name: describe(x) for name, x in state.items() if name not in self.names},
-            "loss": [describe(loss.func), describe(loss.keywords)]
-            if isinstance(loss, functools.partial)
-            else describe(loss),
+            "constants": describe(frozen | dict(self.module.named_buffers())),
+            "loss": loss,
             "data": describe(self.data),
             "dim": self.dim,
             "batch_size": self.batch_size,

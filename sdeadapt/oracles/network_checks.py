@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -122,11 +122,11 @@ def check_losses(
 def _saved(module: torch.nn.Module, loss: Callable[[Any, Tensor], Tensor], rows: tuple[Tensor, ...]) -> int:
     """Return the entries that the forward pass of `rows` saves, parameters left out."""
     known = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    sizes: Mapping[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
         if x.untyped_storage().data_ptr() not in known:
-            sizes[x.untyped_storage().data_ptr()] = x.numel()  # type: ignore[index]
+            sizes[x.untyped_storage().data_ptr()] = x.numel()
         return x
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):

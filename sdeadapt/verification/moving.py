@@ -37,6 +37,7 @@ _THIN = 1e-4  # least spread of a coordinate beside those before it, as a share 
 _POINT = 1e-10  # least spread at all, relative to the mean
 _SQUARES = ("u", "q")  # what methods call their averages of squares
 _LEAST = 1e-3  # of an average of squares, as a share of its mean: Euler steps can make it negative
+_DIVERGED = 1e10  # sum of |weights|: no digit of use is left
 _MANY = 16  # nodes of an axis from which on the frame is wider: high polynomials see the tails
 
 
@@ -134,8 +135,8 @@ class Frame:
             last = (product @ values[-1].T) if len(values) > 1 else product.sum(1)
             moments += last.reshape(self.points)
         moments *= self._kept
-        for axis, values in enumerate(self._values):
-            moments = torch.movedim(torch.tensordot(values, moments, ([0], [axis])), 0, axis)
+        for axis, at_nodes in enumerate(self._values):
+            moments = torch.movedim(torch.tensordot(at_nodes, moments, ([0], [axis])), 0, axis)
         return moments.reshape(-1) * self._gaussian
 
 
@@ -201,9 +202,19 @@ class Moving(Propagation):
             yield law
 
     def _moved(self, cloud: Cloud, images: Sequence[Tensor], weights: Tensor) -> Cloud:
-        """Return the cloud of all images of a cloud, each (Q, n) or (1, n), with weights (Q, n)."""
+        """Return the cloud of all images of a cloud, each (Q, n) or (1, n), with weights (Q, n).
+
+        Raises:
+            FloatingPointError: if the weights diverge.
+        """
         rows = tuple(x.expand_as(weights).reshape(-1) for x in images)
-        return self.frame.thinned(Cloud(rows, weights.reshape(-1), cloud.moved))
+        found = self.frame.thinned(Cloud(rows, weights.reshape(-1), cloud.moved))
+        if not float(found.weights.abs().sum()) < _DIVERGED:
+            raise FloatingPointError(
+                f"The law has tails too long for a grid of {' x '.join(map(str, self.frame.points))} points. "
+                "Take fewer `points`, a smaller lr, or `paths`."
+            )
+        return found
 
     def mean(self, level: Level, law: Cloud) -> Mean:
         """Return expectations under a law."""

@@ -13,6 +13,7 @@ from sdeadapt.verification.resolution import Resolution
 __all__ = ["NOISE_FREE", "Exact", "Means", "expectations", "which", "why_not"]
 
 NOISE_FREE = ("moments", "quadrature")
+_LOST = 0.01  # mass outside the domain from which on it is to blame
 
 
 class Means(NamedTuple):
@@ -66,8 +67,14 @@ class Exact(NamedTuple):
         return np.sum(shared, axis=0) if shared else np.zeros(len(self.chain))
 
     def blame(self, j: int) -> str:
-        """Return the part of the bound that is largest for a target, at the finest level."""
-        return max(self.parts, key=lambda name: float(self.parts[name][j, -1]))
+        """Return the part of the bound that is to blame for a target, at the finest level: the largest.
+
+        It is the domain if mass left it and its part is comparable: what is lost there is felt in all others.
+        """
+        parts = {name: float(part[j, -1]) for name, part in self.parts.items()}
+        largest = max(parts, key=parts.__getitem__)
+        lost = self.edge > _LOST and parts.get("domain", 0.0) > parts[largest] / 10
+        return "domain" if lost else largest
 
 
 def why_not(name: str, levels: tuple[Level, ...], own: bool) -> str:

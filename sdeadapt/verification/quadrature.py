@@ -32,6 +32,8 @@ __all__ = ["quadrature_means", "why_no_quadrature"]
 _TAIL = 8.0  # standard deviations, within which Gaussian noise has all its nodes of any weight
 _MULTIPLES = (1, 2, 3, 4, 6, 8)  # of the fewest steps, by which the SDE is extrapolated
 
+_AMPLIFIED = 82  # by which that multiplies the rounding of a mean: the sum of its coefficients' sizes
+
 
 def why_no_quadrature(levels: tuple[Level, ...]) -> str:
     """Return why the estimator does not apply to these levels; "" if it does."""
@@ -101,7 +103,7 @@ def quadrature_means(
         "nodes": np.abs(errors[1] - errors[2]),
         "domain": np.abs(errors[1] - errors[3]),
         "extrapolation": np.abs(first.sde - first.before),
-        "rounding": 4 * epsilon * math.sqrt(first.steps) * first.size,
+        "rounding": _AMPLIFIED * epsilon * math.sqrt(first.steps) * first.size,
     }
     shared = ("extrapolation",) if first.shared else ()
     means = [
@@ -157,7 +159,8 @@ def _pass(
         edge = max(edge, *(one.edge for one in found))
         chains.append(torch.cat([one.phi for one in found]))
         if i == 0:
-            shared = all(one.begin == one.start for one in levels) and _same_sde(levels, way.rows(laws[level.start]))
+            rows = way.rows(laws[level.records[-1]])
+            shared = all(one.begin == one.start for one in levels) and _same_sde(levels, rows)
         if known is None and (i == 0 or not shared):
             solutions.append(_solve(level, way, laws[level.start], resolution.euler))
     chain = torch.stack(chains).numpy()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdeadapt.methods import Adam, RMSprop
+from sdeadapt.methods import SGD, Adam, RMSprop
 from sdeadapt.oracles.analytic import Quadratic, Rippled
 from sdeadapt.simulation.run import Run
 from sdeadapt.verification.moving import Cloud, Frame, Moving
@@ -134,6 +134,15 @@ def test_adam_s_sde_has_its_moments():
         )
         exact = [*mean, second[0, 0], second[0, 1], second[1, 1]]
         assert (np.abs(solved - exact).max() < 2e-6) == right
+
+
+def test_tails_too_long_are_said_to():
+    """SGD with exponential noise, on a grid that asks for moments of degree 23 without a radius to speak of."""
+    found = levels(SGD(1 / 8), Rippled(0.4 * math.sqrt(8), noise="exponential"), theta0=[1.5], steps=8,
+                   test_functions={"theta": STATE["theta"]})  # fmt: skip
+    way = Moving(found, Resolution((24,), radius=1e3).filled(("theta",), moves=True))
+    with pytest.raises(FloatingPointError, match=r"tails too long for a grid of 24 points\. Take fewer"):
+        list(way.chain(found[0], 12))
 
 
 # -- the grid at rest --------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def rmsprop(resolution):
 
 
 def test_a_sufficient_budget_confirms():
-    report = rmsprop(Resolution(points=(14, 7), nodes=8, euler=4))
+    report = rmsprop(Resolution(points=(14, 7), nodes=8, euler=2))
     assert (report.estimator, report.noise_free) == ("quadrature", True)
     assert report.verdict.value == "CONFIRMED", report.message
 
@@ -110,9 +110,9 @@ def test_a_sufficient_budget_confirms():
 @pytest.mark.parametrize(
     ("resolution", "part"),
     [
-        (Resolution(points=(14, 7), nodes=8, euler=4, radius=1.5), r"most of it is the domain: take a larger `radius`"),
-        (Resolution(points=(4, 4), nodes=8, euler=4), r"most of it is the grid: take more `points`"),
-        (Resolution(points=(14, 7), nodes=3, euler=4), r"most of it is the nodes: take more `nodes`"),
+        (Resolution(points=(14, 7), nodes=8, euler=2, radius=1.5), r"most of it is the domain: take a larger `radius`"),
+        (Resolution(points=(4, 4), nodes=8, euler=2), r"most of it is the grid: take more `points`"),
+        (Resolution(points=(14, 7), nodes=3, euler=2), r"most of it is the nodes: take more `nodes`"),
     ],
     ids=["domain", "grid", "nodes"],
 )
