@@ -19,7 +19,7 @@ from sdeadapt.oracles.base import Local
 from sdeadapt.text import duration, short, table
 from sdeadapt.verification.resolution import Resolution
 
-COARSE = {1: (16,), 2: (16, 8), 3: (10, 8, 6)}
+COARSE = {1: (16,), 2: (10, 6), 3: (6, 6, 4)}
 
 
 class Study(NamedTuple):
@@ -91,7 +91,7 @@ def run(claim, studies, options):
         if options.smoke:
             size = len(study.method.Point._fields)
             more["multipliers"] = tuple(more.get("multipliers", (1, 2, 4)))[:3]
-            resolution = Resolution(points=COARSE[size], nodes=6)
+            resolution = Resolution(points=COARSE[size], nodes=5, euler=2)
         report = verify(study.method, study.oracle, budget=Budget(resolution=resolution), **more)
         report.save(options.out / name.replace(",", "").replace(" ", "_"))
         reports[name] = report

@@ -39,7 +39,7 @@ def studies():
         "skewness 2": Study(method, skewed, deep | {"refine": "noise"}, "REFUTED", FINE),
         "skewness 2 sqrt h": Study(
             method, Quadratic(1.0, 1.0, scale, TwoPoint(2 * math.sqrt(H))),
-            common | {"refine": low_skewness, "multipliers": (1, 2, 4, 8)}, resolution=FINE,
+            common | {"refine": low_skewness, "multipliers": (1, 2, 4, 8)},
         ),
         "skewness 2, SVAG": Study(method, skewed, deep | {"refine": "svag"}, resolution=FINE),
     }  # fmt: skip

@@ -20,10 +20,8 @@ _FLOOR = 0.8  # of the smallest image: much of a skewed law sits there, and node
 
 def find_bounds(
     start: Tensor, walks: Sequence[tuple[int, Moves]], radius: float, roots: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     r"""Return where the law is at any time, mean path ± radius standard deviations: low and high, (F,) each.
-
-    The third, (F,), is how far the mean moves from where it starts.
 
     Mean and covariance are moved by $m' = E F(m, z)$, $C' = J C J^T + \mathrm{Cov} F(m, z)$ with the Jacobian J of the
     mean; the images of the mean itself are held in any case, for laws with one long tail. An average of squares is not
@@ -40,23 +38,22 @@ def find_bounds(
     """
     root = torch.tensor(roots)
     y = _flat(start, root)
-    low, high, travel = y.amin(0), y.amax(0), torch.zeros_like(y[0])
+    low, high = y.amin(0), y.amax(0)
     for steps, moves in walks:
-        for under, over, mean in _walk(y, steps, moves, radius, root):
+        for under, over in _walk(y, steps, moves, radius, root):
             low, high = torch.minimum(low, under), torch.maximum(high, over)
-            travel = torch.maximum(travel, (mean - y.mean(0)).abs())
     if not bool((low.isfinite() & high.isfinite()).all()):
         raise FloatingPointError("The mean path of chain or SDE overflows. Use a smaller lr or a larger eps.")
     margin = (_MARGIN * (high - low)).maximum(1e-3 * high.abs().clamp_min(1e-3))
-    return torch.where(root, (low - margin).clamp_min(0), low - margin), high + margin, travel
+    return torch.where(root, (low - margin).clamp_min(0), low - margin), high + margin
 
 
 def _flat(x: Tensor, root: Tensor) -> Tensor:
     return torch.where(root, x.clamp_min(0).sqrt(), x)
 
 
-def _walk(y: Tensor, steps: int, moves: Moves, radius: float, root: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return the bounds of the law after every step, and its mean."""
+def _walk(y: Tensor, steps: int, moves: Moves, radius: float, root: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the bounds of the law after every step."""
     mean = y.mean(0)
     covariance = (y - mean).T @ (y - mean) / len(y)
     size, bounds, floor = len(mean), [], y.amin(0)
@@ -74,5 +71,5 @@ def _walk(y: Tensor, steps: int, moves: Moves, radius: float, root: Tensor) -> l
         mean, seen = means[0], images[:, 0][weights[:, 0] > LEAST]
         reach = radius * covariance.diagonal().clamp_min(0).sqrt()
         under = torch.where(root, torch.maximum(mean - reach, _FLOOR * floor), mean - reach)
-        bounds.append((torch.minimum(under, seen.amin(0)), torch.maximum(mean + reach, seen.amax(0)), mean))
+        bounds.append((torch.minimum(under, seen.amin(0)), torch.maximum(mean + reach, seen.amax(0))))
     return bounds

@@ -1,4 +1,4 @@
-r"""Laws as weighted points, thinned out in a frame that moves with them: for three coordinates, and laws that travel.
+r"""Laws as weighted points, thinned out in a frame that moves with them: for two or three coordinates.
 
 A step takes every point to its images, one for every noise, exactly. When there are more points than a tensor grid of
 Gauss and Hermite has nodes, this replaces them. In the coordinates $\xi = L^{-1}(y - \bar y)$, in which the law has
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sdeadapt.simulation.paths import Level
 from sdeadapt.verification.images import chain_images, coefficients, euler_images, gradient_law
-from sdeadapt.verification.propagation import Mean, Propagation
+from sdeadapt.verification.propagation import Mean, Propagation, time_units
 from sdeadapt.verification.resolution import Resolution
 
 __all__ = ["Cloud", "Frame", "Moving"]
@@ -175,7 +175,7 @@ class Moving(Propagation):
         assert resolution.radius is not None
         logs = tuple(name in _SQUARES for name in levels[0].initial._fields)
         self.frame = Frame(resolution.points, logs, resolution.radius)
-        self.units = math.gcd(*(level.records[-1] for level in levels))
+        self.units = time_units(levels[0])
 
     def chain(self, level: Level, nodes: int) -> Iterator[tuple[int, Cloud]]:
         """Yield the law of the chain at `level.start` and at every recorded iteration, with that iteration."""

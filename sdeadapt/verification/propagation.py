@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +11,13 @@ from torch import Tensor
 
 from sdeadapt.simulation.paths import Level
 
-__all__ = ["Mean", "Propagation"]
+__all__ = ["Mean", "Propagation", "time_units"]
+
+
+def time_units(level: Level) -> int:
+    """Return the fewest equal parts of the time up to the end that make up its start and its records."""
+    last = level.records[-1]
+    return last // math.gcd(last, level.begin, level.start, *level.records)
 
 
 class Mean(NamedTuple):
@@ -25,7 +32,7 @@ class Mean(NamedTuple):
 class Propagation(ABC):
     """How the laws of all levels of a study are moved at one resolution; a law is whatever `mean` takes.
 
-    units: of time up to the end, whole numbers of every level's steps.
+    units: of time up to the end, see `time_units`; all levels have the same.
     """
 
     units: int

@@ -13,11 +13,10 @@ __all__ = ["Resolution"]
 _POINTS = {
     (1, False): {"theta": 128},
     (2, False): {"theta": 60, "u": 24, "": 40},
-    (1, True): {"theta": 24},
     (2, True): {"theta": 20, "u": 10, "": 16},
     (3, True): {"theta": 12, "u": 8, "q": 8, "": 12},
 }
-_NODES = {(1, False): 24, (2, False): 32, (1, True): 16, (2, True): 14, (3, True): 10}
+_NODES = {(1, False): 24, (2, False): 32, (2, True): 14, (3, True): 10}
 _RADIUS = {False: 6.5, True: 10.0}
 _EULER = 16
 _COARSER = {1: 0.82, 2: 0.82, 3: 0.87}

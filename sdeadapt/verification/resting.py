@@ -1,4 +1,4 @@
-"""Laws on one grid of Chebyshev points for all times and levels: one or two coordinates, a law that stays in place.
+"""Laws on one grid of Chebyshev points for all times and levels: one coordinate, or two and long tails.
 
 Where iterations are alike, powers of their operator serve for many at once.
 """

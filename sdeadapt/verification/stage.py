@@ -12,22 +12,21 @@ from sdeadapt.methods.base import ItoSDE
 from sdeadapt.simulation.paths import Level
 from sdeadapt.verification.domain import Moves, find_bounds
 from sdeadapt.verification.images import chain_images, coefficients, euler_images, gradient_law
+from sdeadapt.verification.propagation import time_units
 from sdeadapt.verification.resolution import Resolution
 from sdeadapt.verification.transition import Axis, Grid
 
 __all__ = ["Stage", "make_stage"]
 
 _DECAY = 0.5  # of the weight of interpolation, in units of the law's own
-_TRAVEL = 0.15  # of the widest spread: a mean that moves further does not stay in place
 _WALK = 64  # fewest Euler steps along the SDE's mean path
 
 
 class Stage(NamedTuple):
-    """A grid; units of time up to the end, whole numbers of every level's steps; whether a law moves too far for it."""
+    """A grid; units of time up to the end, see `time_units`."""
 
     grid: Grid
     units: int
-    travels: bool
 
 
 def make_stage(levels: tuple[Level, ...], resolution: Resolution) -> Stage:
@@ -36,7 +35,7 @@ def make_stage(levels: tuple[Level, ...], resolution: Resolution) -> Stage:
     assert resolution.nodes is not None
     assert resolution.radius is not None
     first, nodes, count = levels[0], resolution.nodes, len(levels[0].initial)
-    units = math.gcd(*(level.records[-1] for level in levels))
+    units = time_units(first)
     begin = first.begin * units // first.records[-1]
 
     def chain(k: int, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +57,7 @@ def make_stage(levels: tuple[Level, ...], resolution: Resolution) -> Stage:
 
         walks.append((per_unit * (units - begin), euler))
     roots = tuple(name == "u" for name in first.initial._fields)
-    low, high, travel = find_bounds(torch.cat(tuple(first.initial), 1), walks, resolution.radius, roots)
+    low, high = find_bounds(torch.cat(tuple(first.initial), 1), walks, resolution.radius, roots)
     bounds = zip(low.tolist(), high.tolist(), resolution.points, roots, strict=True)
     grid = Grid(tuple(Axis(*one, _DECAY * resolution.radius) for one in bounds))
-    return Stage(grid, units, bool((travel > _TRAVEL * (high - low)).any()))
+    return Stage(grid, units)

@@ -12,8 +12,8 @@ from sdeadapt.oracles.analytic import constant_noise
 @pytest.mark.parametrize(
     ("name", "only", "studies"),
     [
-        ("noise_free_orders", ["SGD", "RMSprop"], 8),
-        ("second_order_sdes", ["RMSprop", "quadratic", "not"], 4),
+        ("noise_free_orders", ["SGD", "RMSprop", "Adam"], 10),
+        ("second_order_sdes", ["RMSprop", "Adam", "quadratic", "not"], 6),
         ("skewness_breaks_order_one", ["skewness"], 3),
     ],
 )

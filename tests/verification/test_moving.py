@@ -140,7 +140,7 @@ def test_tails_too_long_are_said_to():
     """SGD with exponential noise, on a grid that asks for moments of degree 23 without a radius to speak of."""
     found = levels(SGD(1 / 8), Rippled(0.4 * math.sqrt(8), noise="exponential"), theta0=[1.5], steps=8,
                    test_functions={"theta": STATE["theta"]})  # fmt: skip
-    way = Moving(found, Resolution((24,), radius=1e3).filled(("theta",), moves=True))
+    way = Moving(found, Resolution((24,), 12, 1e3, 2))
     with pytest.raises(FloatingPointError, match=r"tails too long for a grid of 24 points\. Take fewer"):
         list(way.chain(found[0], 12))
 
