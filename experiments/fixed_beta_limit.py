@@ -46,11 +46,11 @@ class Curve:
     """F of one problem between Chebyshev points, all with the same noise."""
 
     def __init__(self, method, oracle, points, samples):
+        self.problem, self.samples = (method, oracle), samples
         nodes = np.cos(np.pi * (np.arange(points) + 0.5) / points)
         self.theta = (REACH[0] + REACH[1]) / 2 + (REACH[1] - REACH[0]) / 2 * nodes
         fields = [adam_field(method, oracle, [x], samples=samples, rng=1) for x in self.theta]
         self.value, self.sem = (np.array([getattr(f, what)[0] for f in fields]) for what in ("mean", "sem"))
-        self.truncation = max(f.truncation[0] for f in fields)
         self.fit = np.polynomial.Chebyshev.fit(self.theta, self.value, points - 1, REACH)
         self.coefficients = torch.tensor(np.polynomial.chebyshev.cheb2poly(self.fit.coef))
 
@@ -62,11 +62,11 @@ class Curve:
         return total
 
     def zero(self, z):
-        """Where F is 0, and how far off that may be."""
+        """Where F is 0, by a step of Newton's from where the polynomial is, and how far off that may be."""
         roots = [r.real for r in self.fit.roots() if abs(r.imag) < 1e-9 and REACH[0] < r.real < REACH[1]]
-        root = min(roots, key=abs)
-        slope = self.fit.deriv()(root)
-        return root, (z * self.sem[np.argmin(abs(self.theta - root))] + self.truncation) / slope
+        root, slope = min(roots, key=abs), self.fit.deriv()(min(roots, key=abs))
+        field = adam_field(*self.problem, [root], samples=self.samples, rng=1)
+        return root - field.mean[0] / slope, (z * field.sem[0] + field.truncation[0]) / slope
 
 
 def equation(field):
@@ -109,7 +109,7 @@ def trajectories(options, curves):
     """What `verify` says of the three fields, beta fixed."""
     wrong = {
         "F of this noise": curves["skewed"],
-        "F of symmetric noise": curves["even"],
+        "F of symmetric noise": curves["symmetric"],
         "beta to 1": lambda theta: theta / (theta.square() + 1).sqrt(),
     }
     paths = 1024 if options.smoke else 1 << 17
@@ -151,7 +151,7 @@ def draw(curves, found, runs, lrs, root):
     left.set(xlabel="θ (minimum at 0)", ylabel="F(θ)", title=f"the field at β₁ = {FIXED.beta1}, β₂ = {FIXED.beta2}")
     left.legend(frameon=False, fontsize=8)
     for (name, field), style in zip(
-        (("θ′ = −F", curves["skewed"]), ("symmetric noise", curves["even"])), ("-", "--"), strict=True
+        (("θ′ = −F", curves["skewed"]), ("symmetric noise", curves["symmetric"])), ("-", "--"), strict=True
     ):
         t, theta = np.linspace(0, 16, 1601), [START]
         for _ in t[1:]:
@@ -182,8 +182,8 @@ def main(argv=None):
     options, began = arguments(CLAIM, argv), time.perf_counter()
     print(CLAIM)
     z = critical_value(CONFIDENCE, 2 * len(STEPS))
-    points, samples = (8, 64) if options.smoke else (16, 1 << 14)
-    curves = {name: Curve(FIXED, oracle, points, samples) for name, oracle in (("skewed", SKEWED), ("even", EVEN))}
+    points, samples = (8, 64) if options.smoke else (28, 1 << 14)
+    curves = {name: Curve(FIXED, oracle, points, samples) for name, oracle in (("skewed", SKEWED), ("symmetric", EVEN))}
     root, reach = curves["skewed"].zero(z)
     at = {name: adam_field(FIXED, oracle, [0.0], samples=samples, rng=5)
           for name, oracle in (("skewed", SKEWED), ("even", EVEN))}  # fmt: skip

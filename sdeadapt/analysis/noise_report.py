@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,65 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from sdeadapt.analysis.noise_assumption import DOMINANCE, MOMENTS, SKEWNESS, Assumption
 from sdeadapt.analysis.noise_measures import BLOCKS, Shape
+from sdeadapt.analysis.noise_summary import message, summarise
 from sdeadapt.results import Saved, register
 from sdeadapt.statistics.intervals import critical_value, fieller_interval
-from sdeadapt.text import short, table
 from sdeadapt.verification.decision import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Assumption", "NoiseReport", "NoiseRow"]
-
-DOMINANCE, SKEWNESS, MOMENTS = "noise dominates", "low skewness", "bounded moments"
-
-
-class Assumption(NamedTuple):
-    """An assumption at every time: the quantity, (times, cases), its bounds, and the region (a, b) that it must lie in.
-
-    The cases are the paths' mean for N/G, and every direction of every path for the others. judged: (times,).
-    """
-
-    name: str
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    region: tuple[float, float]
-    judged: np.ndarray
-
-    @property
-    def inside(self) -> np.ndarray:
-        """(times, cases): provably in the region, or without noise to speak of."""
-        a, b = self.region
-        return ((a <= self.low) & (self.high <= b)) | np.isnan(self.value)
-
-    @property
-    def outside(self) -> np.ndarray:
-        """(times, cases): provably not in it."""
-        a, b = self.region
-        return (self.high < a) | (self.low > b)
-
-    @property
-    def verdicts(self) -> tuple[Verdict | None, ...]:
-        """The verdict at every time; None where it is not asked for."""
-        return tuple(
-            None if not judged else Verdict.REFUTED if out.any() else Verdict.CONFIRMED if in_.all()
-            else Verdict.INCONCLUSIVE for judged, in_, out in zip(self.judged, self.inside, self.outside, strict=True)
-        )  # fmt: skip
-
-    def verdict(self, time: int, case: int) -> Verdict:
-        """Return the verdict on one case at one time."""
-        if self.outside[time, case]:
-            return Verdict.REFUTED
-        return Verdict.CONFIRMED if self.inside[time, case] else Verdict.INCONCLUSIVE
-
-    def worst(self, time: int) -> int:
-        """Return the case that decides at a time: the farthest outside, or whose bound reaches farthest."""
-        a, b = self.region
-        reach = (self.low, self.high) if self.outside[time].any() else (self.high, self.low)
-        beyond = np.fmax(reach[0][time] - b, a - reach[1][time])
-        return 0 if np.isnan(beyond).all() else int(np.nanargmax(beyond))
+__all__ = ["NoiseReport", "NoiseRow"]
 
 
 class NoiseRow(NamedTuple):
@@ -237,57 +188,7 @@ class NoiseReport(Saved):
     @property
     def message(self) -> str:
         """The verdict in plain sentences."""
-        if self.verdict is Verdict.CONFIRMED:
-            parts = ["The SDE's assumptions hold here because", self._held()]
-        else:
-            which = Verdict.REFUTED if self.verdict is Verdict.REFUTED else Verdict.INCONCLUSIVE
-            reasons = [self._about(a, which) for a in self.assumptions if which in a.verdicts]
-            fails = (
-                "The SDE's assumptions fail here because"
-                if which is Verdict.REFUTED
-                else "Whether the SDE's assumptions hold here is open:"
-            )
-            parts = [fails, "; ".join(reasons) + "."]
-            if self.holds_from:
-                parts.append(f"From step {self.holds_from} on they hold.")
-            if which is Verdict.INCONCLUSIVE:
-                parts.append("Use more draws.")
-        if self.equilibrium and len(self.steps) > 1:
-            parts.append(
-                "Without an average of squares the signal does no harm on the way: N/G is asked at the last time alone."
-            )
-        return " ".join(parts)
-
-    def _held(self) -> str:
-        dominance, *shapes = self.assumptions
-        ratio = np.where(dominance.judged, dominance.low[:, 0], np.inf).min()
-        most = [max(float(np.nanmax(np.fmax(a.high, -a.low), initial=0)), 0) for a in shapes]
-        return (
-            f"noise dominates the signal (N/G is at least {short(float(ratio))}, and "
-            f"C = {short(self.config['closeness'])} needs {short(dominance.region[0])}), and of skewness and excess "
-            f"kurtosis at most {short(most[0], 2)} and {short(most[1], 2)} are left in {short(self.config['window'])} "
-            f"draws ({short(self.config['tolerance'])} is allowed)."
-        )
-
-    def _about(self, assumption: Assumption, which: Verdict) -> str:
-        at = [t for t, v in enumerate(assumption.verdicts) if v is which]
-        t = max(at, key=lambda t: _severity(assumption, t, assumption.worst(t)))
-        case = assumption.worst(t)
-        value, low, high = (float(a[t, case]) for a in (assumption.value, assumption.low, assumption.high))
-        often = f" (and at {len(at) - 1} more of {len(self.steps)} times)" if len(at) > 1 else ""
-        sure = "" if low == high else f" [{short(low)}, {short(high)}]"
-        where = f"at step {self.steps[t]}{often}"
-        if assumption.name == DOMINANCE:
-            what = "the signal dominates" if which is Verdict.REFUTED else "it is not resolved whether noise dominates"
-            needs = f"C = {short(self.config['closeness'])} needs {short(assumption.region[0])}"
-            return f"{what}: N/G = {short(value)}{sure} {where}, and {needs}"
-        what = "skewness" if assumption.name == SKEWNESS else "excess kurtosis"
-        direction = self.directions[case % len(self.directions)]
-        cases = assumption.outside[t] if which is Verdict.REFUTED else ~assumption.inside[t]
-        return (
-            f"{what} {short(value)}{sure} is left in {short(self.config['window'])} draws, in direction {direction} "
-            f"({cases.sum()} of {cases.size}) {where}, and {short(self.config['tolerance'])} is allowed"
-        )
+        return message(self)
 
     # --- text
 
@@ -323,70 +224,4 @@ class NoiseReport(Saved):
 
     def summary(self) -> str:
         """Return the report as text: the verdict, noise against signal, the shape of the noise, what was assumed."""
-        parts = [textwrap.fill(f"{self.verdict}: {self.message}", 118), self._noise_table(), self._shape_table()]
-        source = "as the oracle declares them" if self.declared else "from independent gradients"
-        shape = "from every example" if self.enumerated else "from independent gradients"
-        drawn = "" if self.declared and self.enumerated else f", {self.config['draws']:,} at a point"
-        parts.append(
-            textwrap.fill(
-                f"{self.sums.shape[1]} path(s). N = sigma² Tr Sigma and G = |grad f|² {source}, skewness and kurtosis "
-                f"{shape}{drawn}; {self.config['confidence']:.0%} bounds for everything at once. Noise scale: the "
-                "batch at which N = G; the sign's: |s|_1² / |grad f|_1². Batch at most: C² (1 + N/G) / sigma², Li, "
-                "Malladi and Arora's necessary condition for SGD's linear rule at equilibrium. What a failure costs, "
-                "`sdeadapt compare` measures.",
-                118,
-            )
-        )
-        return "\n\n".join(parts)
-
-    def _noise_table(self) -> str:
-        rows = [
-            [str(self.steps[t]), short(float(self.times[t])), short(float(self.loss[t].mean())),
-             short(float(self.noise[t])), short(float(self.signal[t])),
-             _interval(self.ratio_bounds[t], float(self.ratio[t])),
-             _interval(self.noise_scale_bounds[t], float(self.noise_scale[t])),
-             _interval(self.sign_noise_scale_bounds[t]), _interval(self.largest_batch_bounds[t]),
-             _word(self.assumptions[0].verdicts[t])]
-            for t in range(len(self.steps))
-        ]  # fmt: skip
-        header = ["step", "time", "loss", "N", "G", "N/G", "noise scale", "sign's", "batch at most", DOMINANCE]
-        return table(header, rows, indent="")
-
-    def _shape_table(self) -> str:
-        rows = []
-        for t in range(len(self.steps)):
-            cells = [str(self.steps[t])]
-            for assumption in self.assumptions[1:]:
-                case = assumption.worst(t)
-                low, high = (float(a[t, case]) for a in (assumption.low, assumption.high))
-                cells += [
-                    self.directions[case % len(self.directions)],
-                    _interval((low, high), float(assumption.value[t, case])),
-                    f"{assumption.inside[t].sum()}/{assumption.value.shape[1]}",
-                    _word(assumption.verdicts[t]),
-                ]
-            rows.append(cells)
-        n = short(self.config["window"])
-        header = ["step", "worst in", f"skewness / sqrt({n})", "inside", SKEWNESS,
-                  "worst in", f"excess / {n}", "inside", MOMENTS]  # fmt: skip
-        return table(header, rows, indent="")
-
-
-def _severity(assumption: Assumption, time: int, case: int) -> float:
-    """Return how far a case lies outside the region, in units of its edge."""
-    a, b = assumption.region
-    value = float(assumption.value[time, case])
-    return a / max(value, 1e-300) if math.isinf(b) else abs(value) / b
-
-
-def _interval(bounds: Any, value: float = math.nan) -> str:
-    """Return a value with its bounds; the value alone where they agree."""
-    low, high = (float(b) for b in bounds)
-    if low == high or math.isnan(low):
-        return short(high if math.isnan(value) else value)
-    span = f"[{short(low)}, {short(high)}]"
-    return span if math.isnan(value) else f"{short(value)} {span}"
-
-
-def _word(verdict: Verdict | None) -> str:
-    return "-" if verdict is None else str(verdict)
+        return summarise(self)

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
-from sdeadapt.analysis.noise_report import Assumption, NoiseReport
+from sdeadapt.analysis.noise_assumption import Assumption
+from sdeadapt.analysis.noise_report import NoiseReport
 from sdeadapt.report.figures import VERDICT_COLOURS
 
 __all__ = ["batch_panel", "noise_figure", "ratio_panel", "shape_panel", "size_panel"]
