@@ -1,7 +1,8 @@
 """Gradients per second of an ensemble of networks beside a loop of ordinary steps, and what a step of its SDE costs.
 
 All sides use the 64–32–10 network on 1,000 images of digits, 64 paths, batches of 32, float32. Repeats are interleaved
-and medians compared, on one thread whose processor time is counted.
+and medians compared: processor time on one thread, then wall time on as many threads as cores, which an idle machine
+must have to itself.
 
     python benchmarks/network.py --out network.json
 """
@@ -86,15 +87,16 @@ def steps(oracle: Network, paths: int) -> Sides:
 
 
 def seconds(sides: Sides, repeats: int, calls: int = 1) -> dict[str, float]:
-    """Return processor seconds of a call, the median of interleaved repeats of some after one that is not counted."""
+    """Return seconds of a call, the median of interleaved repeats of some after one that is not counted."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     found: dict[str, list[float]] = {name: [] for name in sides}
     with torch.no_grad():
         for _ in range(repeats + 1):
             for name, side in sides.items():
-                begin = time.process_time()
+                begin = clock()
                 for _ in range(calls):
                     side()
-                found[name].append((time.process_time() - begin) / calls)
+                found[name].append((clock() - begin) / calls)
     return {name: statistics.median(times[1:]) for name, times in found.items()}
 
 
@@ -121,27 +123,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="file for the numbers, JSON")
     parser.add_argument("--smoke", action="store_true", help="a small run, to see that it runs")
     options = parser.parse_args(argv)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    paths, examples, short, long = (4, 50, 1, 1) if options.smoke else (64, 1000, 15, 9)
+    mlp = digits_mlp(examples=examples, batch_size=32).oracle.to("cpu", torch.float32)
+    general = replace(mlp, module=torch.nn.Sequential(Layer(64, 32), torch.nn.Tanh(), Layer(32, 10)))
+    cnn = digits_cnn(examples=examples // 5, channels=4, batch_size=32).oracle.to("cpu", torch.float32)
+    before, results = torch.get_num_threads(), {}
     try:
-        paths, examples, short, long = (4, 50, 1, 1) if options.smoke else (64, 1000, 15, 9)
-        mlp = digits_mlp(examples=examples, batch_size=32).oracle.to("cpu", torch.float32)
-        layers = (Layer(64, 32), torch.nn.Tanh(), Layer(32, 10))
-        general = replace(mlp, module=torch.nn.Sequential(*layers))
-        cnn = digits_cnn(examples=examples // 5, channels=4, batch_size=32).oracle.to("cpu", torch.float32)
-        results = {
-            "minibatch gradients": show(
-                "minibatch gradients", seconds(minibatches(mlp, paths), short, 10), "loop", paths
-            )
-        }
-        for title, oracle, repeats in (
-            ("SDE step, linear layers", mlp, long),
-            ("SDE step, the same network by vjp", general, long),
-            ("SDE step, convolutions", cnn, max(1, long // 3)),
-        ):
-            results[title] = show(title, seconds(steps(oracle, paths), repeats), "gradient", paths)
+        for threads in sorted({1, before}):
+            torch.set_num_threads(threads)
+            title = f"minibatch gradients, threads: {threads}"
+            results[title] = show(title, seconds(minibatches(mlp, paths), short, 10), "loop", paths)
+            for network, oracle, repeats in (
+                ("linear layers", mlp, long),
+                ("the same network by vjp", general, long),
+                ("convolutions", cnn, max(1, long // 3)),
+            ):
+                title = f"SDE step, {network}, threads: {threads}"
+                results[title] = show(title, seconds(steps(oracle, paths), repeats), "gradient", paths)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     if options.out:
         about = {"torch": torch.__version__, "platform": platform.platform(), "paths": paths, "examples": examples}
         options.out.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n", encoding="utf-8")
