@@ -5,7 +5,8 @@ batch-size rule (`refine="noise"`) the one-step moment E[dtheta^2 du] is O(h^2) 
 with Gaussian increments has it: u, and theta where the gradient is linear, keep order 2, the rest is of order 1. The
 control freezes v (1 - beta = 1e-6 h), with which that moment vanishes: order 2 returns on the same problem. Last, the
 control of the coefficient: one study as in tests/convergence/test_second_order_claims.py, from h = 2^-6 to 2^-11, where
-E theta is refuted too although its error changes sign near 2^-6.
+E theta is refuted too although its error changes sign near 2^-6. Adam loses it to E[dm^2 du] in the same way: m and
+theta keep order 2 where the gradient is linear.
 
     python experiments/second_order_sdes.py --out results/second_order_sdes
 """
@@ -31,6 +32,13 @@ class Halved(RMSprop):
         return multiplier
 
 
+class HalvedAdam(Adam):
+    """The same of Adam."""
+
+    def refinement(self, multiplier):
+        return multiplier
+
+
 def rmsprop(h, kind=RMSprop, c=C):
     """The old v, as in the theorem; constants in SDE time."""
     return kind(math.sqrt(h), 1 - c * h, EPS0 / math.sqrt(h), denominator="old")
@@ -40,7 +48,12 @@ def studies():
     coarse, fine = 1 / 8, 1 / 32
     ballistic = RMSprop(coarse, 1 - 0.3 * coarse, EPS0, denominator="old", scaling="ballistic")
     adam = Adam(1 / 16, 1 - 1 / 16, 1 - 0.5 / 16, 0.5, scaling="ballistic")
+    growing = HalvedAdam(
+        math.sqrt(coarse), 1 - coarse, 1 - 0.3 * coarse, EPS0 / math.sqrt(coarse), denominator="old",
+        bias_correction=False,
+    )  # fmt: skip
     common = {"theta0": [1.0], "order": 2, "initial": {"u": [U0]}}
+    with_m = {"refine": "noise", "steps": 8, "multipliers": (1, 2, 4), "initial": {"m": [0.5], "u": [U0]}}
     every = PLAIN | MIXED
     return {
         "RMSprop, ballistic": Study(
@@ -71,20 +84,35 @@ def studies():
             common | {"refine": "noise", "steps": 8, "multipliers": (1, 2, 4),
                       "test_functions": ["theta_0", "theta_0_squared"]},
         ),
+        "Adam, quadratic, theta and m": Study(
+            growing, Bent(1 / math.sqrt(coarse), 0.0),
+            common | with_m | {"test_functions": {"theta_0": "theta_0", "m": MEMORY["m"]}},
+        ),
+        "Adam, not quadratic, every function": Study(
+            growing, Bent(1 / math.sqrt(coarse)), common | with_m | {"test_functions": every | MEMORY}, "REFUTED",
+        ),
     }  # fmt: skip
 
 
 def draw(reports):
-    figure, axes = panels(2, len(reports), (3.3 * len(reports), 6.4))
-    for (name, report), (top, bottom) in zip(reports.items(), axes.T, strict=True):
+    columns = min(4, len(reports))
+    rows = math.ceil(len(reports) / columns)
+    figure, axes = panels(2 * rows, columns, (3.4 * columns, 5.2 * rows))
+    for empty in range(len(reports), rows * columns):
+        for axis in axes[2 * (empty // columns) : 2 * (empty // columns) + 2, empty % columns]:
+            axis.set_axis_off()
+    for k, (name, report) in enumerate(reports.items()):
+        row, column = divmod(k, columns)
+        top, bottom = axes[2 * row : 2 * row + 2, column]
         scaled(top, report, 2)
         orders(bottom, report, (1, 2))
         top.set_title(f"{name}\n{report.verdict.value}", fontsize=10)
         top.set_ylim(bottom=min(0.0, top.get_ylim()[0]))
         bottom.set(ylim=(0.5, 2.6), xlabel="time step h")
         top.legend(frameon=False, fontsize=7)
-    axes[0, 0].set_ylabel("e(h) / h², as a share of its finest value")
-    axes[1, 0].set_ylabel("local order")
+        if column == 0:
+            top.set_ylabel("e(h) / h², as a share\nof its finest value")
+            bottom.set_ylabel("local order")
     return figure
 
 

@@ -1,4 +1,4 @@
-r"""Where SDEs of order 2 have it, and where RMSprop's loses it, without a random number; one moment is to blame.
+r"""Where SDEs of order 2 have it, and where RMSprop and Adam lose it, without a random number; one moment is to blame.
 
 With fixed noise (ballistic) RMSprop's and Adam's have it for every test function.
 
@@ -29,6 +29,9 @@ FUNCTIONS = {
     "u": lambda x: x.u[:, 0],
     "cos theta sqrt u": lambda x: (x.theta.cos() * x.u.clamp_min(0).sqrt())[:, 0],
 }
+
+
+MEMORY = {"m": lambda x: x.m[:, 0], "m^2": lambda x: x.m[:, 0] ** 2}
 
 
 class Bent(Quadratic):
@@ -65,6 +68,13 @@ class LocalBent(Local):
 
 class Halved(RMSprop):
     """RMSprop whose multipliers divide h."""
+
+    def refinement(self, multiplier):
+        return multiplier
+
+
+class HalvedAdam(Adam):
+    """The same of Adam."""
 
     def refinement(self, multiplier):
         return multiplier
@@ -162,9 +172,34 @@ def test_of_a_linear_gradient_theta_and_u_keep_order_2():
     assert set(status(report).values()) == {"ok"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bend", [0.0, 1.0])
+def test_adam_loses_it_to_the_same_moment_of_m(bend):
+    """E[dm^2 du] = (kappa - 1) c1^2 c2 s^4 h^2 in the iteration; a linear gradient keeps theta and m at order 2."""
+    h, c1, c2 = 1 / 8, 1.0, 0.3
+    adam = HalvedAdam(
+        math.sqrt(h), 1 - c1 * h, 1 - c2 * h, 0.3 / math.sqrt(h), denominator="old", bias_correction=False
+    )
+    report = study(
+        adam, Bent(1 / math.sqrt(h), bend), multipliers=(1, 2, 4, 8),
+        initial={"m": [0.5], "u": [1.3]}, test_functions=FUNCTIONS | MEMORY,
+    )  # fmt: skip
+    assert report.verdict.value == "REFUTED"
+    found = status(report)
+    lost = {"theta^2", "cos theta sqrt u", "m^2"} | ({"m"} if bend else set())
+    assert {name for name, s in found.items() if s == "violated"} == lost
+    assert found["theta"] == "ok"
+    if not bend:
+        local = orders(report.error, report.h)[[report.names.index(name) for name in ("theta", "m")], -1]
+        assert local == pytest.approx(2, abs=0.05)
+    wrong = report.local.offending[0]
+    assert wrong.moment == "E[dm^2 du]"
+    assert wrong.power == pytest.approx(2, abs=0.1)
+    assert wrong.coefficient == pytest.approx(2 * c1**2 * c2, rel=0.02)
+
+
 # -- fixed noise -------------------------------------------------------------------------------------------------------
 
-MEMORY = {"m": lambda x: x.m[:, 0], "m^2": lambda x: x.m[:, 0] ** 2}
 BALLISTIC = {"refine": "step", "multipliers": (1, 2, 4, 8)}
 CASES = {
     "RMSprop": (RMSprop(1 / 16, 1 - 0.3 / 16, 0.3, denominator="old", scaling="ballistic"), BALLISTIC),

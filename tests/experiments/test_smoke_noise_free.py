@@ -13,7 +13,7 @@ from sdeadapt.oracles.analytic import constant_noise
     ("name", "only", "studies"),
     [
         ("noise_free_orders", ["SGD", "RMSprop", "Adam"], 10),
-        ("second_order_sdes", ["RMSprop", "Adam", "quadratic", "not"], 6),
+        ("second_order_sdes", ["RMSprop", "Adam", "quadratic", "not"], 8),
         ("skewness_breaks_order_one", ["skewness"], 3),
     ],
 )
