@@ -63,7 +63,7 @@ def show(rows):
     """Print the ledger, shortened: script, verdict words and claim."""
     lines = []
     for row in rows:
-        words = [word for word in re.findall(r"\b[A-Z]{7,}\b", row.verdict) if word in WORDS]
+        words = re.findall("|".join(WORDS), row.verdict)
         claim = row.claim if len(row.claim) <= 100 else row.claim[:99] + "…"
         lines.append([row.script, ", ".join(dict.fromkeys(words)) or "-", claim])
     print(table(["experiment", "verdicts", "claim"], lines, left=3, indent=""))
@@ -108,7 +108,7 @@ def main(argv=None):
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--smoke", action="store_true", help="some seconds each, no claim")
     sizes.add_argument("--full", action="store_true", help="the paper's size, where a script has one")
-    parser.add_argument("--out", type=Path, default=None, help="directory; results, or results/smoke, by default")
+    parser.add_argument("--out", type=Path, default=None, help="directory; by default results/ and the time")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes of --all (2)")
     options = parser.parse_args(argv)
     if options.jobs < 1:

@@ -47,7 +47,7 @@ TWIN = "M-SGD on other batches"
 SHORT = "Adam with one memory"  # beta2 = beta1 = .9, for which the paper's identity holds
 C, R, N = "CONFIRMED", "REFUTED", "INCONCLUSIVE"
 EXPECTED = {  # in the order of `claims_of`
-    "digits": (R, C, C, R, C, R, C, C, N, R, C, R, R),
+    "digits": (R, C, C, R, C, R, C, C, N, R, C, N, N),
     "badly scaled digits": (C, C, C, C, C, R, C, R, R, N, C),
 }
 TESTS = 24  # intervals of this experiment, at least
@@ -133,13 +133,13 @@ def claims_of(problem, curves, expected):
         evidence = f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
         return Claim(f"{problem}: {text}", decide(*interval, region), evidence, next(words))
 
-    def ahead(one, other, why, factor=1.0):
+    def ahead(one, other, why):
         interval = mean_interval((log[one] - log[other]).mean(0), TESTS)
-        return claim(f"{one} trains ahead of {other} ({why}): D", interval, (-math.inf, -math.log10(factor)), 2)
+        return claim(f"{one} trains ahead of {other} ({why}): D", interval, (-math.inf, 0.0), 2)
 
-    def better(one, other, why, margin=0.0):
+    def better(one, other, why):
         interval = mean_interval(accuracy[one] - accuracy[other], TESTS)
-        return claim(f"{one} is more accurate than {other} ({why}): difference", interval, (margin, math.inf), 4)
+        return claim(f"{one} is more accurate than {other} ({why}): difference", interval, (0.0, math.inf), 4)
 
     def direction(text, gap, region):
         return claim(f"{text}: the cosines", mean_interval(gap.mean(0), TESTS), region, 3)
@@ -158,8 +158,8 @@ def claims_of(problem, curves, expected):
     yield better("M-SVAG", "M-SGD", "adaptation generalises, gradient")
     yield better("Adam", "M-SSD", "adaptation generalises, sign")
     if TWIN in curves:
-        yield ahead(TWIN, "M-SGD", "control, by a factor of 1.5", 1.5)
-        yield better(TWIN, "M-SGD", "control, by .005", 0.005)
+        yield ahead(TWIN, "M-SGD", "control")
+        yield better(TWIN, "M-SGD", "control")
 
 
 def draw(everything):

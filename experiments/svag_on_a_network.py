@@ -51,10 +51,11 @@ class Setting:
         """Run the chain with lr divided by l; without amplified noise it is another method."""
         r = self.method.refinement(multiplier)
         names = {name: Named(name) for name in PANELS if name not in self.problem.shown}
+        seed = 100 * self.problem.oracle.batch_size + multiplier
         self.chains[multiplier if amplified else -multiplier] = sa.simulate(
             self.method.rescaled(1 / r), Amplified(self.problem.oracle, r) if amplified else self.problem.oracle,
             theta0=self.problem.theta0, steps=self.steps * r, times=self.times, paths=self.paths,
-            test_functions=names | self.problem.shown, rng=100 * BATCH + multiplier, run=self.run,
+            test_functions=names | self.problem.shown, rng=seed, run=self.run,
         )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ from sdeadapt.analysis.updates_weighted import updates, weighted_law
 from sdeadapt.statistics.intervals import critical_value
 from sdeadapt.verification.decision import Verdict
 
-LOOKS, BINS, CONFIDENCE = (2, 3, 4, 5, 7, 10, 20, 50), 101, 0.95
+LOOKS, BINS = (2, 3, 4, 5, 7, 10, 20, 50), 101
+CONFIDENCE = 0.975  # of all bins, and of all moments: 95 % together
 CASES = {
     "N(0, 1)": lambda rng, t, n: rng.standard_normal(n),
     "N(0, t²)": lambda rng, t, n: t * rng.standard_normal(n),
@@ -286,7 +287,7 @@ def draw(found):
     figure.axes[4].set(xlim=(-2, 0.5), ylim=(0, 6))
     figure.axes[0].legend(fontsize=8, frameon=False)
     figure.supxlabel(
-        "bands: 95 %, all bins, steps and panels together; dotted: exact, where known", fontsize=8, color="0.3"
+        "bands: 97.5 %, all bins, steps and panels together; dotted: exact, where known", fontsize=8, color="0.3"
     )
     return figure
 

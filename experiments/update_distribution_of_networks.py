@@ -99,7 +99,7 @@ def claims(found):
         )  # fmt: skip
     yield Claim("Section 5.1: it holds up to m = 3, transformer", *within(trained, "transformer", 3), "INCONCLUSIVE")
     yield Claim(
-        "Section 5.3: far from pathological, its updates are within .1 of the law up to m = 10, transformer",
+        "Section 5.3: all layers pooled, its updates are within .1 of the law (distance) up to m = 10, transformer",
         *within(trained, "transformer", 10, tolerance=2 * TOLERANCE),
     )
     smooth = [within(frozen, network, last) for network in ("MLP, tanh", "CNN, GELU")]

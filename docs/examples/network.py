@@ -28,5 +28,5 @@ def regression(hidden: int = 8, batch_size: int = 2) -> Problem:
         horizon=2.0**-8,
         test_functions=["loss", "theta_norm_squared"],
         suggested={"adam": Suggestion({"lr": 2.0**-6, "beta1": 0.875, "beta2": 0.9375, "eps": 1e-3})},
-        shown={"at_zero": lambda x: oracle.predict(x.theta.float(), at_zero)[:, 0, 0]},
+        shown={"at_zero": lambda x: oracle.predict(x.theta.float(), at_zero.to(x.theta.device))[:, 0, 0]},
     )

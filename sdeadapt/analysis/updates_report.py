@@ -62,7 +62,10 @@ class UpdateReport(Saved):
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N, M) each: below and above the true distance, for all edges, steps and networks at once."""
+        """(N, M) each: bounds of the largest difference at the edges, for all steps and networks at once.
+
+        Between two edges it can be 1/64 more.
+        """
         size, reach = np.abs(self.difference), self.critical(self.difference.size) * self.cdf_sem
         return np.maximum(size - reach, 0).max(-1), (size + reach).max(-1)
 

@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, vmap
 from sdeadapt.checks import check_choice
 from sdeadapt.oracles.base import Draw, Local
 from sdeadapt.oracles.network_checks import check_data, check_losses, check_module
-from sdeadapt.oracles.network_passes import ByLayers, ByVjp, Layers, Pass, linear_layers
+from sdeadapt.oracles.network_passes import ByLayers, ByVjp, Layers, Pass, away, linear_layers
 from sdeadapt.oracles.probe import signs
 from sdeadapt.oracles.sampling import Minibatch
 from sdeadapt.results import describe
@@ -46,7 +46,8 @@ class Network(Minibatch):
 
     Args:
         module: without randomness, memory or a mixing of examples: dropout and BatchNorm in evaluation mode.
-        loss: (outputs, targets) -> (n,), one loss per example: torch's losses with `reduction="none"`.
+        loss: (outputs, targets) -> (n,), one loss per example: torch's losses with `reduction="none"`, summed over what
+            that leaves beside the examples. One with weights is passed as a module, so that `to` moves them.
         data: (inputs, …, targets), tensors of one length n >= 2; the module takes all but the last.
         batch_size: B >= 1; below n without replacement.
         sampling: "replacement", "batch" or "epoch", see `Minibatch`.
@@ -106,7 +107,7 @@ class Network(Minibatch):
         object.__setattr__(self, "layers", linear_layers(self, [x[:4] for x in self.data]))
 
     def _two_paths(self, *rows: Tensor) -> Tensor:
-        return self.losses(self.theta0.expand(2, -1), *rows)
+        return self.losses(away(self.theta0), *rows)
 
     # -- the network as a function of theta ----------------------------------------------------------------------------
 
@@ -182,7 +183,8 @@ class Network(Minibatch):
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Network:
         """Return the oracle with its module and data on `device`, the floating-point ones in `dtype`."""
-        return replace(self, module=copy.deepcopy(self.module).to(device, dtype))
+        loss = copy.deepcopy(self.loss).to(device, dtype) if isinstance(self.loss, torch.nn.Module) else self.loss
+        return replace(self, module=copy.deepcopy(self.module).to(device, dtype), loss=loss)
 
     @property
     def device(self) -> torch.device:
@@ -212,6 +214,12 @@ class Network(Minibatch):
         loss = describe(self.loss)
         if isinstance(self.loss, functools.partial):
             loss = [describe(self.loss.func), describe(self.loss.keywords)]
+        elif isinstance(self.loss, torch.nn.Module):  # its repr leaves options and weights out
+            loss = [
+                describe(type(self.loss)),
+                describe({k: v for k, v in vars(self.loss).items() if k[0] != "_"}),
+                describe(dict(self.loss.state_dict())),
+            ]
         return {
             "class": "Network",
             "module": " ".join(repr(self.module).split()),

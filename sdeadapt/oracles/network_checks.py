@@ -49,6 +49,11 @@ def check_data(data: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
     Raises:
         ValueError: if they are not finite tensors of one length, inputs and targets.
     """
+    if not isinstance(data, tuple | list) or not all(isinstance(x, Tensor) for x in data):
+        raise ValueError(
+            f"`data` must be a tuple of tensors (inputs, …, targets); got {type(data).__name__}. Use torch.as_tensor, "
+            "or the `tensors` of a TensorDataset."
+        )
     if len(data) < 2:
         raise ValueError(f"`data` must be tensors (inputs, …, targets); got {len(data)} of them.")
     lengths = [len(x) if x.dim() else 0 for x in data]
@@ -87,8 +92,8 @@ def check_losses(
         if not isinstance(found, Tensor) or tuple(found.shape) != (n,) or not found.is_floating_point():
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
-                f"`loss` must return one real number per example, ({n},) for {n} of them; got {shape}. Torch's losses "
-                'do with reduction="none".'
+                f"`loss` must return one real number per example, ({n},) for {n} of them; got {shape}. Use torch's "
+                'losses with reduction="none", and sum what they leave beside the examples, .flatten(1).sum(1).'
             )
         if not found.isfinite().all():
             raise ValueError(f"`loss` must be finite at the module's own parameters; got {found.tolist()}.")
@@ -97,22 +102,22 @@ def check_losses(
                 "`module` and `loss` must give the same losses twice; they draw random numbers. Call module.eval(), or "
                 "take the random part out."
             )
-        alone = torch.cat([loss(module(*(x[i : i + 1] for x in rows[:-1])), rows[-1][i : i + 1]) for i in range(n)])
     changed = [name for name, b in module.named_buffers() if not torch.equal(b, before[name])]
     if changed:
         raise ValueError(f"`module` must not change its buffers when it runs; it changes {changed[0]!r}. Use eval().")
-    tolerance = 1e3 * torch.finfo(found.dtype).eps * float(1 + found.abs().max())
-    worst = float((found - alone).abs().max())
+    try:
+        together = losses(*rows)
+    except RuntimeError as error:
+        raise ValueError(f"`module` and `loss` must run under torch.func.vmap; it says: {error}") from error
+    alone = torch.cat([losses(*(x[i : i + 1] for x in rows)) for i in range(n)], 1)
+    tolerance = 1e3 * torch.finfo(found.dtype).eps * float(1 + together.abs().max())
+    worst = float((together - alone).abs().max())
     if worst > tolerance:
         raise ValueError(
             f"`module` and `loss` must treat examples separately; the loss of one differs by {worst:.2g} when others "
             "are beside it. Replace what normalises over the batch."
         )
-    try:
-        together = losses(*rows)
-    except RuntimeError as error:
-        raise ValueError(f"`module` and `loss` must run under torch.func.vmap; it says: {error}") from error
-    if not torch.allclose(together, found.expand(2, -1), rtol=0, atol=tolerance):
+    if not torch.allclose(together[0], found, rtol=0, atol=tolerance):
         raise ValueError(
             "`module` must take its parameters from itself: through torch.func.functional_call it gives other losses."
         )

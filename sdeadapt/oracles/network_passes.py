@@ -133,12 +133,21 @@ def _hooked(
     with ExitStack() as stack:
         for name in names:
 
-            def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor, name: str = name) -> Tensor:
-                return change(name, args[0], out)
+            def hook(
+                _: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: Tensor, name: str = name
+            ) -> Tensor:
+                (x,) = (*args, *kwargs.values())  # by position or by name
+                return change(name, x, out)
 
-            handle = module.get_submodule(name).register_forward_hook(hook)
+            handle = module.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         yield
+
+
+def away(theta0: Tensor) -> Tensor:
+    """Return theta0 and a point near it where nothing is 0 by construction, (2, dim)."""
+    noise = torch.randn(theta0.shape, generator=torch.Generator().manual_seed(0), dtype=theta0.dtype)
+    return torch.stack([theta0, theta0 + 0.1 * noise.to(theta0.device)])
 
 
 def linear_layers(oracle: Network, rows: list[Tensor]) -> Layers | None:
@@ -165,6 +174,7 @@ def linear_layers(oracle: Network, rows: list[Tensor]) -> Layers | None:
         oracle.module(*rows[:-1])
     if sorted(calls) != sorted(layers):
         return None
-    theta, ones = oracle.theta0[None], torch.ones_like(oracle.theta0[:1]).expand(1, n)
-    want, got = ByVjp(oracle, theta, rows).weighted(ones), ByLayers(oracle, theta, rows, layers).weighted(ones)
+    # away from theta0, where a layer that starts at 0 hides what lies before it
+    theta, weights = away(oracle.theta0), torch.linspace(1, 2, n).to(oracle.theta0).expand(2, -1)
+    want, got = ByVjp(oracle, theta, rows).weighted(weights), ByLayers(oracle, theta, rows, layers).weighted(weights)
     return layers if torch.allclose(want, got, atol=1e-4 * float(want.abs().max())) else None

@@ -1,7 +1,8 @@
 r"""Random signs that are a function of theta: the randomness of an estimate that is not the SDE's.
 
 They need no generator: a run repeated, or split among workers, meets the same ones. A step's Brownian increment is
-independent of the theta that it starts from, hence of the signs there; those of different theta are unrelated.
+independent of the theta that it starts from, hence of the signs there; those of different theta are unrelated. Paths
+at one theta share them: at a common start, for one sub-step.
 """
 
 from __future__ import annotations

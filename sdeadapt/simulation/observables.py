@@ -166,8 +166,8 @@ def resolve_test_functions(
     for name, function in resolved.items():
         value = function(Snapshot(rows, oracle))
         if not isinstance(value, Tensor) or value.shape != rows.theta.shape[:1] or not value.is_floating_point():
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"Test function {name!r} must return one real number per path, (paths,); got {shape}.")
+            got = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"Test function {name!r} must return one real number per path, (paths,); got {got}.")
     return resolved
 
 

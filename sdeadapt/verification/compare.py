@@ -143,7 +143,8 @@ def compare(
     seeds = SeedTree.of(rng)
     runs = Processes(tuple(levels), seeds, paths, chunk)
     everything, bias = runs.collect(run)
-    finite = [np.isfinite(v).all((1, 2)) for v in everything]
+    judged = len(own.keys() | set(metrics))  # what is shown alone decides nothing, nor who is left out
+    finite = [np.isfinite(v[:, :, :judged]).all((1, 2)) for v in everything]
     values = [v if kept.all() else v[kept] for v, kept in zip(everything, finite, strict=True)]
     for process, v in zip(processes, values, strict=True):
         if len(v) < 3:
@@ -152,10 +153,12 @@ def compare(
                 "Use a smaller lr or a larger eps."
             )
     limits = np.zeros((2, *values[0].shape[1:]))
-    if bias is not None:
-        bias = bias[finite[reference]]
-        limits = np.array([bias.mean(0), bias.std(0, ddof=1) / math.sqrt(len(bias))])
-    spread = [_quantiles(v, quantiles) for v in values]
+    with np.errstate(invalid="ignore"):  # what is shown may be infinite
+        if bias is not None:
+            bias = bias[finite[reference]]
+            limits = np.array([bias.mean(0), bias.std(0, ddof=1) / math.sqrt(len(bias))])
+        means = np.array([[v.mean(0), v.std(0, ddof=1) / math.sqrt(len(v))] for v in values])
+        spread = [_quantiles(v, quantiles) for v in values]
     columns = [list(functions).index(name) for name in metrics]
     ratios = None
     if reference:
@@ -182,8 +185,8 @@ def compare(
         names=tuple(functions),
         metrics=metrics,
         times=clock.seconds,
-        mean=np.array([v.mean(0) for v in values]),
-        sem=np.array([v.std(0, ddof=1) / math.sqrt(len(v)) for v in values]),
+        mean=means[:, 0],
+        sem=means[:, 1],
         quantile_levels=np.array(quantiles),
         quantiles=np.array([level for level, _ in spread]),
         quantile_sem=np.array([sem for _, sem in spread]),

@@ -4,6 +4,7 @@ import functools
 import math
 import pickle
 from dataclasses import replace
+from inspect import unwrap
 
 import cloudpickle
 import pytest
@@ -13,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from sdeadapt.methods import RMSprop
-from sdeadapt.oracles import Amplified, LogisticRegression, Penalised, network, network_passes
+from sdeadapt.oracles import Amplified, LogisticRegression, Penalised, network, network_checks, network_passes
 from sdeadapt.oracles.network import Network
 from sdeadapt.oracles.probe import signs
 from sdeadapt.problems import digits_small
@@ -62,6 +63,25 @@ class Twice(nn.Module):
         return torch.tanh(self.layer(x)) + x @ self.layer.weight.T
 
 
+class Hidden(nn.Module):
+    """A weight used twice, and examples mixed if asked, behind a layer that starts at 0 and hides both."""
+
+    def __init__(self, *, twice: bool = True, mixing: bool = False) -> None:
+        super().__init__()
+        self.layer, self.out, self.twice, self.mixing = nn.Linear(4, 4), nn.Linear(4, 3), twice, mixing
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.layer(input=x)
+        h = torch.tanh(h) @ self.layer.weight if self.twice else h
+        return self.out(torch.tanh(h - h.mean(0) if self.mixing else h))
+
+
+def hiding(**options) -> nn.Module:
+    module = built(Hidden(**options))
+    nn.init.zeros_(module[0].out.weight)
+    return module
+
+
 MODULES = {
     "mlp": lambda: built(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)),
     "convolution": lambda: built(
@@ -70,6 +90,8 @@ MODULES = {
     ),
     "shared": lambda: built(Shared()),
     "twice": lambda: built(Twice()),
+    "twice, hidden": hiding,
+    "by keyword": lambda: built(Hidden(twice=False)),
     "one layer, no bias": lambda: built(nn.Linear(4, 3, bias=False)),
     "frozen batch norm": lambda: built(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Tanh()).eval(),
 }  # fmt: skip
@@ -130,7 +152,7 @@ def test_everything_declared_is_that_of_a_loop_over_examples(module, blocks, mon
 
 def test_sums_are_matrix_products_where_all_layers_are_linear_and_only_there():
     by_layers = {name for name in MODULES if make(name).layers is not None}
-    assert by_layers == {"mlp", "one layer, no bias"}
+    assert by_layers == {"mlp", "one layer, no bias", "by keyword"}
 
 
 def test_a_linear_module_is_multinomial_regression():
@@ -279,6 +301,18 @@ def test_descriptions_tell_data_modules_and_constants_apart():
     assert replace(oracle).describe() == oracle.describe()
 
 
+def test_a_loss_with_weights_moves_and_is_told_apart():
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    oracle = make().to("cpu", torch.float32)
+    plain, weighted = (replace(oracle, loss=nn.CrossEntropyLoss(w, reduction="none")) for w in (None, weights))
+    assert weighted.describe() != plain.describe()
+    assert replace(weighted).describe() == weighted.describe()
+    theta = near(make())
+    x, y = make().data
+    losses = weights.double()[y] * torch.stack([LOSS(out, y) for out in weighted.to("cpu", F64).predict(theta, x)])
+    close(weighted.to("cpu", F64).at(theta).loss, losses.mean(1), 1e-6)  # rounded to float32 on the way
+
+
 def test_scratch_memory_grows_with_what_is_saved_and_is_bounded():
     small, large = make(examples=100).bytes_per_path, make(examples=200).bytes_per_path
     assert 1.5 * small < large < 2.5 * small
@@ -319,8 +353,9 @@ LAYER = nn.Linear(4, 3).double()
         ({"module": nn.Sequential(LAYER, Noisy())}, r"the same losses twice; they draw random numbers"),
         ({"module": nn.Sequential(LAYER, Counting(3).double()).eval()}, r"not change its buffers.*'1.running_mean'"),
         ({"module": nn.Sequential(LAYER, Centred())}, r"must treat examples separately; the loss of one differs by \d"),
+        ({"module": hiding(mixing=True)}, r"must treat examples separately; the loss of one differs by \d"),
         ({"module": nn.Sequential(LAYER, Branching())}, r"must run under torch.func.vmap; it says"),
-        ({"loss": cross_entropy}, r"one real number per example, \(8,\) for 8 of them; got \(\)\. Torch"),
+        ({"loss": cross_entropy}, r"one real number per example, \(8,\) for 8 of them; got \(\)\. Use torch"),
         ({"loss": lambda out, y: LOSS(out, y) / 0}, r"`loss` must be finite at the module's own parameters; got \[inf"),
         ({"data": (X,)}, r"`data` must be tensors \(inputs, …, targets\); got 1 of them"),
         ({"data": (X, Y[:3])}, r"tensors of one length; got the lengths \[9, 3\]"),
@@ -333,6 +368,13 @@ LAYER = nn.Linear(4, 3).double()
 def test_what_is_not_a_mean_over_examples_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(make(), **change)
+
+
+@pytest.mark.parametrize("data", [(X.numpy(), Y.numpy()), torch.utils.data.TensorDataset(X, Y)])
+def test_data_that_are_no_tensors_are_refused(data):
+    """Without the suite's own check of types, which speaks first."""
+    with pytest.raises(ValueError, match=r"must be a tuple of tensors .*; got .*\. Use torch.as_tensor"):
+        unwrap(network_checks.check_data)(data, torch.zeros(1))
 
 
 @pytest.mark.gpu

@@ -79,6 +79,7 @@ def test_callables_and_names_mix():
         ([], "must not be empty"),
         (["theta_7"], "needs a coordinate below 2, the dimension; got 7"),
         ({"a": lambda x: x.theta}, r"must return one real number per path, \(paths,\); got \(2, 2\)"),
+        ({"a": lambda x: x.theta[:, 0] > 0}, r"one real number per path, \(paths,\); got \(2,\) of torch.bool"),
         ({"a": lambda x: 1.0}, r"must return one real number per path, \(paths,\); got float"),
         ({"a": lambda x: x.nothing}, "A snapshot has theta, m, u, loss, .*; got 'nothing'"),
     ],

@@ -334,6 +334,10 @@ def test_what_is_only_shown_is_in_the_means_and_in_nothing_else():
     given = {"theta0": [START], "steps": 4, "times": 2, "paths": 128, "test_functions": LINE_FUNCTIONS}
     plain = compare(SGD(lr=0.4), LINE, **given)
     found = compare(SGD(lr=0.4), LINE, shown={"positive": lambda x: (x.theta[:, 0] > 0).to(x.theta)}, **given)
+    endless = compare(SGD(lr=0.4), LINE, shown={"log": lambda x: (x.theta[:, 0] - 1).clamp_min(0).log()}, **given)
+    assert np.isinf(endless.mean[:, :, -1]).any()  # of many paths; none is left out for it
+    np.testing.assert_array_equal(endless.mean[:, :, :-1], plain.mean)
+    assert (endless.verdict, endless.n.tolist()) == (plain.verdict, plain.n.tolist())
     assert found.names == (*plain.names, "positive")
     np.testing.assert_array_equal(found.mean[:, :, :-1], plain.mean)
     assert ((found.mean[:, :, -1] > 0.5) & (found.mean[:, :, -1] <= 1)).all()
