@@ -1,4 +1,4 @@
-r"""Adam's regret grows as sqrt(T) on some convex losses and as T on others, though their theorem covers both.
+r"""Adam's regret grows as sqrt(T) on some convex losses and as T on others, though Kingma and Ba's covers both.
 
 R(T) = sum_t f_t(theta_t) − min_theta sum_t f_t(theta) over theta in [−1, 1]^d, with alpha/sqrt(t) and a beta1 that
 fades, as in Theorem 4.1 of Kingma and Ba 2015. The growth is that of what is added, (R(16T) − R(4T))/(R(4T) − R(T)),
