@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from claims import Claim, arguments, conclude, decide, joint
 from matplotlib.figure import Figure
+from replications import kolmogorov_reach, mean_interval
 from scipy import stats
 
 from sdeadapt import SGD, VarianceAdapted
@@ -81,11 +82,6 @@ def ratio_claim(text, f, region, expected="CONFIRMED"):
                  "; ".join(f"{low:.3f} to {high:.3f}" for low, high in intervals), expected)  # fmt: skip
 
 
-def scaled_mean(f, t):
-    half = critical_value(0.95, TESTS) * f.std(ddof=1) / math.sqrt(len(f))
-    return t * (f.mean() - half), t * (f.mean() + half)
-
-
 def draw(runs, looks, limit, scaled, law):
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -131,12 +127,12 @@ def main(argv=None):
         "SGD": losses(run(Stateful(SGD(LR)), aligned, paths, looks, 3), aligned),
     }
     t, limit = looks[-1], float(idealised_svag_limit(CURVATURE, SPREAD.square(), LR).sum())
-    low, high = scaled_mean(runs["idealised SVAG"][-1], t)
+    low, high = mean_interval(t * runs["idealised SVAG"][-1], TESTS)
     deaf = float((SPREAD.square() / (4 * LR * CURVATURE.square())).sum())
     scaled = (SPREAD[0] ** 2 / (LR**2 * t * thetas[-1, :, 0].square() * CURVATURE[0] ** 4)).numpy()
     law, wrong = stats.chi2(3 + 2 / LR), stats.chi2(2 / LR)
     apart = [stats.kstest(scaled, one.cdf).statistic for one in (law, wrong)]
-    slack = math.sqrt(math.log(2 / (0.05 / TESTS)) / (2 * paths))  # of Dvoretzky, Kiefer, Wolfowitz, Massart
+    slack = kolmogorov_reach(paths, TESTS)
     ks = [(max(gap - slack, 0), gap + slack) for gap in apart]
     draw(runs, looks, limit, scaled, law).savefig(options.out / "idealised_svag.png", dpi=120)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from claims import Claim, arguments, conclude, decide, joint
 from matplotlib.figure import Figure
+from replications import kolmogorov_reach, mean_interval
 from scipy import stats
 
 import sdeadapt as sa
@@ -57,23 +58,17 @@ def gaussian(scale):
     return -(STEPS * BASE.lr / scale) * GRADIENT.numpy(), math.sqrt(STEPS) * BASE.lr
 
 
-def interval(values, z):
-    """The interval of the mean of one number per path."""
-    reach = z * values.std(ddof=1) / math.sqrt(len(values))
-    return values.mean() - reach, values.mean() + reach
-
-
-def law(x, scale, z):
+def law(x, scale):
     """The verdict on "x follows the predicted law", all parts together, and the intervals it rests on."""
     mean, spread = gaussian(scale)
     centred = (x - x.mean(0)) / spread
-    band = math.sqrt(math.log(2 * TESTS / 0.05) / (2 * len(x)))
+    band = kolmogorov_reach(len(x), TESTS)
     distance = max(stats.kstest(x[:, i], stats.norm(mean[i], spread).cdf).statistic for i in range(2))
     parts = {
-        "drift": (interval(x @ mean / (mean @ mean), z), (1 - DRIFT, 1 + DRIFT)),
-        "variance": (interval(centred[:, 0] ** 2, z), (1 - VARIANCE, 1 + VARIANCE)),
-        "and": (interval(centred[:, 1] ** 2, z), (1 - VARIANCE, 1 + VARIANCE)),
-        "covariance": (interval(centred[:, 0] * centred[:, 1], z), (-VARIANCE, VARIANCE)),
+        "drift": (mean_interval(x @ mean / (mean @ mean), TESTS), (1 - DRIFT, 1 + DRIFT)),
+        "variance": (mean_interval(centred[:, 0] ** 2, TESTS), (1 - VARIANCE, 1 + VARIANCE)),
+        "and": (mean_interval(centred[:, 1] ** 2, TESTS), (1 - VARIANCE, 1 + VARIANCE)),
+        "covariance": (mean_interval(centred[:, 0] * centred[:, 1], TESTS), (-VARIANCE, VARIANCE)),
         "Kolmogorov distance": ((max(distance - band, 0.0), distance + band), (0.0, DISTANCE)),
     }
     verdict = joint(decide(*found, region) for found, region in parts.values())
@@ -150,13 +145,13 @@ def main(argv=None):
     claims = []
     for name, kappa in cases:
         what = "RMSprop" if name is None else f"{name} rule, kappa = {kappa}"
-        verdict, evidence = law(loud[name, kappa], LOUD, z)
+        verdict, evidence = law(loud[name, kappa], LOUD)
         claims.append(Claim(f"Noise 32 times the gradient: theta has the predicted Gaussian law ({what})", verdict,
                             evidence, "REFUTED" if name == "linear" else "CONFIRMED"))  # fmt: skip
     end = -quiet[None, 1] * np.sign(GRADIENT.numpy()) / (STEPS * BASE.lr)
-    signs = [interval(end[:, i], z) for i in range(2)]
+    signs = [mean_interval(end[:, i], TESTS) for i in range(2)]
     claims += [
-        Claim("Gradient 32 times the noise: theta has the Gaussian law (RMSprop)", *law(quiet[None, 1], QUIET, z),
+        Claim("Gradient 32 times the noise: theta has the Gaussian law (RMSprop)", *law(quiet[None, 1], QUIET),
               "REFUTED"),
         Claim("There every coordinate moves by −k lr sign(gbar), to 1 %",
               joint(decide(*pair, (0.99, 1.01)) for pair in signs),

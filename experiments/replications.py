@@ -21,3 +21,11 @@ def median_interval(samples, tests, confidence=0.95):
     if rank == 0:
         return -math.inf, math.inf
     return float(samples[rank - 1]), float(samples[-rank])
+
+
+def kolmogorov_reach(n, tests, confidence=0.95):
+    """Return how far a distribution function may be from that of n samples, for `tests` of them at once.
+
+    The inequality of Dvoretzky, Kiefer and Wolfowitz, with Massart's constant.
+    """
+    return math.sqrt(math.log(2 * tests / (1 - confidence)) / (2 * n))

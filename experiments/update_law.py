@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from claims import Claim, arguments, conclude, decide, joint
 from matplotlib.figure import Figure
+from replications import kolmogorov_reach, mean_interval
 from scipy import stats
 
 from sdeadapt.analysis.updates import mean_abs, update_bound, update_law, var_abs
@@ -39,31 +40,23 @@ def simulate(draws, seed):
 def distance(x, law, tests, stride=16):
     """The interval of Kolmogorov's distance between the law of x and `law`, for all tests at once.
 
-    The inequality of Dvoretzky, Kiefer and Wolfowitz, with Massart's constant; every stride-th point of the sample is
-    looked at, and between two of them both functions only grow.
+    Every stride-th point of the sample is looked at, and between two of them both functions only grow.
     """
     x, n = np.sort(x), len(x)
     at = np.arange(stride - 1, n, stride)
     seen = np.abs(law.cdf(x[at]) - (at + 1) / n).max()
-    reach = math.sqrt(math.log(2 * tests / (1 - CONFIDENCE)) / (2 * n))
+    reach = kolmogorov_reach(n, tests)
     return max(seen - reach, 0.0), seen + stride / n + reach
-
-
-def moment(values, z):
-    """The interval of a mean."""
-    reach = z * values.std() / math.sqrt(len(values))
-    return values.mean() - reach, values.mean() + reach
 
 
 def study(draws, seed):
     """What is needed of each m: intervals of distances, of E X², of E|X|, and a histogram."""
-    z = critical_value(CONFIDENCE, TESTS)
     rows = {}
     for m, x in simulate(draws, seed):
         laws = {"right": update_law(m), "next": update_law(m + 1), "normal": stats.norm}
         wanted = laws if m <= 10 else {"right": laws["right"]}
         rows[m] = {name: distance(x, law, TESTS) for name, law in wanted.items()}
-        rows[m] |= {"variance": moment(x * x, z), "size": moment(np.abs(x), z)}
+        rows[m] |= {"variance": mean_interval(x * x, TESTS), "size": mean_interval(np.abs(x), TESTS)}
         if m in DRAWN:
             end = min(math.sqrt(m), 3.2)
             rows[m]["histogram"] = np.histogram(x, bins=60, range=(-end, end)), len(x)
